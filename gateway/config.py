@@ -1,0 +1,385 @@
+"""Frozen, strict settings; the only reader of configuration files and of the environment.
+
+Order: defaults < the file < `conf.d/*.yaml` beside it (by name) < the cloud's documented environment names
+(`CLOUD_ROUTING_KEY` …) < `EDGE_GATEWAY__SECTION__KEY`. A complaint names the path in the file and what would be right.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import typing
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+from urllib.parse import urlsplit
+
+import yaml
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    SecretStr,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
+
+from gateway.domain.cloud_event import WhenFull
+from gateway.errors import ConfigError
+
+Port = Annotated[int, Field(ge=0, le=65535)]
+ModelT = TypeVar("ModelT", bound=BaseModel)
+
+
+class Settings(BaseModel):
+    """Frozen; an unknown key is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class SqliteStore(Settings):
+    """One file, one writer; synchronous=FULL unless told otherwise."""
+
+    kind: Literal["sqlite"] = "sqlite"
+    path: Path | None = Field(None, description="Database file; default: gateway.db in data_dir.")
+    synchronous: Literal["full", "normal"] = Field(
+        "full", description="normal: faster, and a power cut may lose the last acknowledged messages."
+    )
+    max_bytes: PositiveInt = Field(4 << 30, description="Size of the file at which when_full applies.")
+    when_full: WhenFull = WhenFull.WAIT
+    keep_deployed: NonNegativeInt = Field(100_000, description="Confirmed events kept for the page, per lane.")
+    history_days: PositiveInt = Field(7, description="Local telemetry history.")
+
+
+class PostgresStore(Settings):
+    """A database of our own on a PostgreSQL server."""
+
+    kind: Literal["postgres"]
+    url: SecretStr = Field(description="postgresql://user:password@host:port/database")
+    schema_name: str = Field("edge_gateway", pattern=r"^[a-z_][a-z0-9_]{0,62}$")
+    max_bytes: PositiveInt = 16 << 30
+    when_full: WhenFull = WhenFull.WAIT
+    keep_deployed: NonNegativeInt = 100_000
+    history_days: PositiveInt = 7
+
+
+StoreConfig = Annotated[SqliteStore | PostgresStore, Field(discriminator="kind")]
+
+
+class BrokerConfig(Settings):
+    """The MQTT endpoint for devices."""
+
+    host: str = "0.0.0.0"
+    port: Port = 1883
+    tls_port: Port | None = Field(None, description="TLS listener; needs tls_cert and tls_key.")
+    tls_cert: Path | None = None
+    tls_key: Path | None = None
+    tls_client_ca: Path | None = Field(None, description="Ask devices for certificates signed by this CA.")
+    max_packet_bytes: PositiveInt = Field(65_536, description="Remaining length of one packet (device API §1.1).")
+    max_connections: PositiveInt = 10_000
+    max_inflight: PositiveInt = Field(100, description="Unanswered QoS 1 publishes of one connection.")
+    connect_timeout_s: PositiveFloat = 10.0
+    idle_timeout_s: PositiveFloat = Field(600.0, description="A session without any packet is closed.")
+    wrong_password_limit: PositiveInt = Field(
+        10, description="Wrong credentials from one address before it is blocked."
+    )
+    block_s: PositiveFloat = 60.0
+    local_topics: bool = Field(True, description="Ordinary publish/subscribe between devices beside the device API.")
+    json_type_cast: bool = Field(
+        True, description="Text that reads as a number becomes a number, as the server does it."
+    )
+
+
+class CloudConfig(Settings):
+    """The gRPC link to the cloud."""
+
+    enabled: bool = True
+    routing_key: SecretStr = SecretStr("")
+    routing_secret: SecretStr = SecretStr("")
+    routing_key_file: Path | None = None
+    routing_secret_file: Path | None = None
+    host: str = "localhost"
+    port: Port = 7070
+    timeout_ms: PositiveInt = 5000
+    ssl_enabled: bool = False
+    ssl_cert: Path | None = Field(None, description="PEM of the CA or of the server; default: the system's.")
+    ssl_server_name: str | None = Field(None, description="Expect this name in the certificate.")
+    edge_version: Literal["3.7.0", "4.0.0", "4.2.0", "4.3.0"] = Field(
+        "3.7.0",
+        description="The release announced: the highest that the server knows. 3.7.0 is known by all.",
+    )
+    max_inbound_bytes: PositiveInt = 4_194_304
+    keepalive_s: Annotated[float, Field(ge=1.0)] = 30.0
+    keepalive_timeout_s: PositiveFloat = 10.0
+    answer_timeout_s: PositiveFloat = Field(20.0, description="The link is rebuilt when an answer is older than this.")
+    sync_timeout_s: PositiveFloat = 120.0
+    reconnect_ms: PositiveInt = 3000
+    reconnect_max_ms: PositiveInt = 60_000
+    gzip: bool = False
+    batch_size: PositiveInt = Field(100, description="Telemetry events that share one uplink message.")
+    batch_timeout_ms: NonNegativeInt = Field(
+        1000,
+        description="Longest wait for a fuller batch while answers are outstanding; an idle link sends at once.",
+    )
+    window: PositiveInt = Field(16, description="Uplink messages in flight.")
+    retry_interval_ms: PositiveInt = 3000
+    max_retries: PositiveInt = Field(10, description="Refusals of one event before it is parked.")
+
+    @model_validator(mode="after")
+    def _both_or_none(self) -> CloudConfig:
+        if self.reconnect_max_ms < self.reconnect_ms:
+            raise ValueError("reconnect_max_ms must not be below reconnect_ms")
+        return self
+
+
+class RulesConfig(Settings):
+    """Local rule chains."""
+
+    root_chain: Path | None = Field(
+        None,
+        description="ThingsBoard JSON (export form). Default: the built-in edge root chain, until the cloud sends one.",
+    )
+    chains: tuple[Path, ...] = Field((), description="More chains, for nesting.")
+    prefer_cloud: bool = Field(True, description="A root chain from the cloud takes the place of the local one.")
+    script_memory_bytes: PositiveInt = 16 << 20
+    script_timeout_ms: PositiveInt = 500
+
+
+class TokenCredentials(Settings):
+    """The device sends the token as its MQTT user name."""
+
+    access_token: SecretStr
+
+
+class BasicCredentials(Settings):
+    """MQTT user name, password, client id; needs client_id or user_name."""
+
+    client_id: str | None = None
+    user_name: str | None = None
+    password: SecretStr | None = None
+
+    @model_validator(mode="after")
+    def _needs_a_name(self) -> BasicCredentials:
+        if not (self.client_id or self.user_name):
+            raise ValueError("needs client_id or user_name")
+        if self.password and not self.user_name:
+            raise ValueError("password needs user_name")
+        return self
+
+
+class DeviceConfig(Settings):
+    """A device that this gateway creates (and announces to the cloud) when it does not exist."""
+
+    name: Annotated[str, Field(min_length=1, max_length=255)]
+    profile: str = "default"
+    label: str | None = None
+    access_token: SecretStr | None = None
+    access_token_file: Path | None = None
+    mqtt_basic: BasicCredentials | None = None
+    gateway: bool = Field(False, description="May speak for other devices (v1/gateway/…).")
+
+
+class ApiConfig(Settings):
+    """The local API behind `edge-gateway status` and `events`: a unix socket, so only local users of its group."""
+
+    socket: Path | None = Field(None, description="Default: api.sock in data_dir.")
+
+
+class LogConfig(Settings):
+    """Logs go to stderr; journald adds time and unit."""
+
+    level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+
+
+class GatewayConfig(Settings):
+    """The whole file."""
+
+    config_version: Literal[1] = 1
+    data_dir: Path | None = Field(
+        None, description="State; default /var/lib/edge-gateway, or ./data without rights for it."
+    )
+    store: StoreConfig = SqliteStore()
+    broker: BrokerConfig = BrokerConfig()
+    cloud: CloudConfig = CloudConfig()
+    rules: RulesConfig = RulesConfig()
+    devices: tuple[DeviceConfig, ...] = ()
+    buses: tuple[dict[str, Any], ...] = Field((), description="One entry a bus: `kind` selects the driver.")
+    api: ApiConfig = ApiConfig()
+    log: LogConfig = LogConfig()
+
+    @field_validator("devices")
+    @classmethod
+    def _unique_names(cls, devices: tuple[DeviceConfig, ...]) -> tuple[DeviceConfig, ...]:
+        seen: set[str] = set()
+        for device in devices:
+            if device.name in seen:
+                raise ValueError(f"two devices are named {device.name!r}; names are unique on a gateway")
+            seen.add(device.name)
+        return devices
+
+    @property
+    def state_dir(self) -> Path:
+        """Where state is kept."""
+        if self.data_dir:
+            return self.data_dir
+        system = Path("/var/lib/edge-gateway")
+        return system if system.is_dir() and os.access(system, os.W_OK) else Path("data")
+
+    @property
+    def socket_path(self) -> Path:
+        """The local API's socket."""
+        return self.api.socket or self.state_dir / "api.sock"
+
+
+_CLOUD_ENVIRONMENT: Mapping[str, str] = {
+    "CLOUD_ROUTING_KEY": "routing_key",
+    "CLOUD_ROUTING_SECRET": "routing_secret",
+    "CLOUD_RPC_HOST": "host",
+    "CLOUD_RPC_PORT": "port",
+    "CLOUD_RPC_TIMEOUT": "timeout_ms",
+    "CLOUD_RPC_SSL_ENABLED": "ssl_enabled",
+    "CLOUD_RPC_SSL_CERT": "ssl_cert",
+}
+
+
+def load_config(path: Path | None, environ: Mapping[str, str]) -> GatewayConfig:
+    """Read, merge and check.
+
+    Raises:
+        ConfigError: With the path inside the file and what would be right.
+    """
+    tree: dict[str, Any] = {}
+    if path is not None:
+        tree = _read_yaml(path)
+        for extra in sorted((path.parent / "conf.d").glob("*.yaml")):
+            _merge(tree, _read_yaml(extra))
+    _overlay_environment(tree, environ)
+    config = parse_config(GatewayConfig, tree, where="")
+    return _with_secret_files(config, environ)
+
+
+def parse_config(model: type[ModelT], tree: Any, where: str) -> ModelT:
+    """Validate a tree against a model; used for driver configurations too."""
+    try:
+        return model.model_validate(tree)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        raise ConfigError(*_explain(model, first, where)) from None
+
+
+def _explain(model: type[BaseModel], error: Any, where: str) -> tuple[str, str]:
+    parts = [p for p in error["loc"] if not (isinstance(p, str) and p in ("sqlite", "postgres", "function-after"))]
+    path = where
+    for part in parts:
+        path += f"[{part}]" if isinstance(part, int) else (f".{part}" if path else str(part))
+    text = str(error["msg"]).removeprefix("Value error, ")
+    if error["type"] == "extra_forbidden":
+        known = _keys_at(model, parts[:-1])
+        close = difflib.get_close_matches(str(parts[-1]), known, n=1)
+        text = "unknown key; " + (f"did you mean {close[0]!r}?" if close else f"known here: {', '.join(sorted(known))}")
+    return path or "(file)", text
+
+
+def _keys_at(model: Any, parts: list[Any]) -> list[str]:
+    current: list[type[BaseModel]] = [model]
+    for part in parts:
+        if isinstance(part, int):
+            continue
+        found: list[type[BaseModel]] = []
+        for candidate in current:
+            info = candidate.model_fields.get(str(part))
+            if info is not None:
+                found += _models_in(info.annotation)
+        current = found or current
+    return [key for candidate in current for key in candidate.model_fields]
+
+
+def _models_in(annotation: Any) -> list[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [model for arg in typing.get_args(annotation) for model in _models_in(arg)]
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(str(path), f"cannot be read: {error.strerror}") from None
+    try:
+        tree = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        place = f":{mark.line + 1}:{mark.column + 1}" if mark else ""
+        raise ConfigError(f"{path}{place}", f"not YAML: {getattr(error, 'problem', error)}") from None
+    if tree is None:
+        return {}
+    if not isinstance(tree, dict):
+        raise ConfigError(str(path), "must be a mapping of sections such as 'cloud:' and 'devices:'")
+    return tree
+
+
+def _merge(base: dict[str, Any], extra: Mapping[str, Any]) -> None:
+    for key, value in extra.items():
+        if isinstance(value, dict) and isinstance(base.get(key), dict):
+            _merge(base[key], value)
+        else:
+            base[key] = value
+
+
+def _overlay_environment(tree: dict[str, Any], environ: Mapping[str, str]) -> None:
+    for name, key in _CLOUD_ENVIRONMENT.items():
+        if environ.get(name):
+            _set(tree, ["cloud", key], environ[name])
+    for name, value in environ.items():
+        if name.startswith("EDGE_GATEWAY__"):
+            _set(tree, name.removeprefix("EDGE_GATEWAY__").lower().split("__"), yaml.safe_load(value))
+
+
+def _set(tree: dict[str, Any], path: list[str], value: Any) -> None:
+    for part in path[:-1]:
+        tree = tree.setdefault(part, {})
+        if not isinstance(tree, dict):
+            raise ConfigError(".".join(path), "the environment sets a key below something that is not a section")
+    tree[path[-1]] = value
+
+
+def _with_secret_files(config: GatewayConfig, environ: Mapping[str, str]) -> GatewayConfig:
+    """Fill secrets from files: named ones, then systemd credentials `cloud.key` and `cloud.secret`."""
+    update: dict[str, Any] = {}
+    credentials = Path(environ["CREDENTIALS_DIRECTORY"]) if environ.get("CREDENTIALS_DIRECTORY") else None
+    for key, named, credential in (
+        ("routing_key", config.cloud.routing_key_file, "cloud.key"),
+        ("routing_secret", config.cloud.routing_secret_file, "cloud.secret"),
+    ):
+        source = named
+        if source is None and credentials is not None and (credentials / credential).is_file():
+            source = credentials / credential
+        if source is not None and not getattr(config.cloud, key).get_secret_value():
+            update[key] = SecretStr(_read_secret(source, f"cloud.{key}_file"))
+    devices = tuple(
+        device.model_copy(
+            update={
+                "access_token": SecretStr(_read_secret(device.access_token_file, f"devices[{index}].access_token_file"))
+            }
+        )
+        if device.access_token_file and not device.access_token
+        else device
+        for index, device in enumerate(config.devices)
+    )
+    cloud = config.cloud.model_copy(update=update)
+    if isinstance(config.store, PostgresStore):
+        url = urlsplit(config.store.url.get_secret_value())
+        if url.scheme not in ("postgresql", "postgres"):
+            raise ConfigError("store.url", "must look like postgresql://user:password@host:port/database")
+    return config.model_copy(update={"cloud": cloud, "devices": devices})
+
+
+def _read_secret(path: Path, where: str) -> str:
+    try:
+        return path.read_text(encoding="utf-8").strip()
+    except OSError as error:
+        raise ConfigError(where, f"{path} cannot be read: {error.strerror}") from None

@@ -1,0 +1,566 @@
+"""Every seam of the house, one small Protocol each. Rooms know these and never one another.
+
+up     broker ────┐                            ┌─▶ RuleProcessor ─▶ changes ─┐
+                  ├─ DeviceInlet ─▶ devices ───┘                             └─ Committer ─▶ Store
+       fieldbus ──┘                                                       state, cloud_event
+          └─ Driver ─▶ drivers/*       cloud ◀─ CloudLink ─ uplink ◀─ CloudEvents ┘
+
+down   broker, fieldbus ◀─ DeviceChannel ─ devices ◀─ DeviceCommands ─ downlink ◀─ DownlinkHandler ─ cloud
+
+Two habits make the path cheap and honest at once. What only decides is an ordinary function and never
+awaits; what must reach the disk returns a *receipt*: an `asyncio.Future` that is done when everything
+the message caused is durable, and fails when it never will be. There is no queue between the two.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+from uuid import UUID
+
+from pydantic import BaseModel
+
+from gateway.domain.changes import Change, UnitOfWork
+from gateway.domain.cloud_event import EventStatus, Lane, ParkedEvent, StoredEvent
+from gateway.domain.downlink import Downlink
+from gateway.domain.entity import Credentials, Device, DeviceProfile, EdgeIdentity, EntityId, Json
+from gateway.domain.message import Message
+from gateway.domain.rpc import RpcRequest, RpcResponse
+from gateway.domain.telemetry import Attribute, TsKv, Value
+
+Receipt = asyncio.Future[None]
+"""Done when durable. Fails with `RejectedError` (this item never will be) and with nothing else that a
+room has to handle: while the disk does not answer, a receipt simply waits."""
+
+
+class Clock(Protocol):
+    """Time, so that tests need not sleep."""
+
+    def now_ms(self) -> int:
+        """UTC epoch, milliseconds; may jump."""
+        ...
+
+    def monotonic_s(self) -> float:
+        """Seconds that never go back."""
+        ...
+
+    async def sleep(self, delay_s: float) -> None:
+        """Wait."""
+        ...
+
+
+# ───────────────────────────── devices in: broker, fieldbus → devices ─────────────────────────────
+
+
+class DeviceChannel(Protocol):
+    """The way to one connected device: an MQTT connection, or a bus. Implemented by broker and fieldbus.
+
+    Methods are called on the event loop and do not block.
+    """
+
+    def send_attributes(self, values: Mapping[str, Value]) -> None:
+        """Changed shared attributes. Called only while the session has subscribed to them."""
+        ...
+
+    def send_attributes_deleted(self, keys: Sequence[str]) -> None:
+        """Deleted shared attributes."""
+        ...
+
+    def send_rpc(self, rpc_id: int, request: RpcRequest) -> Awaitable[RpcResponse | None]:
+        """Hand a call to the device, under our own small number.
+
+        Returns when the device has it (PUBACK, or sent with QoS 0): None; the answer then comes by
+        `DeviceSession.answer_rpc`. A bus returns the answer itself.
+
+        Raises:
+            TransientError: The device does not have it (connection lost).
+        """
+        ...
+
+    def close(self, reason: str) -> None:
+        """`taken_over` (0x8E), `not_authorized` (credentials changed, device deleted: 0x98), `shutdown` (0x8B)."""
+        ...
+
+
+class DeviceSession(Protocol):
+    """One live connection of one device; all calls come from the channel that opened it."""
+
+    device: Device
+
+    def post_telemetry(self, items: Sequence[TsKv]) -> Receipt:
+        """Into the rules, one message for each time stamp."""
+        ...
+
+    def post_attributes(self, values: Mapping[str, Value]) -> Receipt:
+        """Client attributes, into the rules."""
+        ...
+
+    def request_attributes(
+        self, client_keys: Sequence[str] | None, shared_keys: Sequence[str] | None
+    ) -> Awaitable[tuple[Mapping[str, Value], Mapping[str, Value]]]:
+        """Client and shared attributes that exist among the asked ones; None: nothing of that scope.
+
+        Answers after everything this session posted before is durable (it reads its own writes).
+        """
+        ...
+
+    def answer_rpc(self, rpc_id: int, response: str) -> Receipt:
+        """The device's answer (JSON text); an unknown or expired id is ignored."""
+        ...
+
+    def call_server(self, request_id: int, method: str, params: Json) -> Awaitable[str | None]:
+        """Client-side RPC: JSON text of the answer, None when none came in time."""
+        ...
+
+    def subscribe_attributes(self, is_on: bool) -> None:
+        """Pushes wait for the subscription; current values are not replayed."""
+        ...
+
+    def subscribe_rpc(self, is_on: bool) -> None:
+        """Pending calls are handed over at once."""
+        ...
+
+    def touch(self) -> None:
+        """Any packet counts as activity."""
+        ...
+
+    def close(self) -> None:
+        """The connection is gone; safe to call twice."""
+        ...
+
+
+class DeviceInlet(Protocol):
+    """What broker and fieldbus know of the rest of the house."""
+
+    def find_credentials(self, credentials_id: str) -> tuple[Credentials, Device] | None:
+        """By unique credentials id (access token, MQTT_BASIC hash or user name, certificate hash)."""
+        ...
+
+    def find_device(self, local_name: str) -> Device | None:
+        """By the name in the configuration."""
+        ...
+
+    def open_session(self, device: Device, channel: DeviceChannel) -> DeviceSession:
+        """An older session of the same device is closed (`taken_over`) first."""
+        ...
+
+    @property
+    def is_congested(self) -> bool:
+        """True while too much waits for the disk: stop reading from wires."""
+        ...
+
+    async def wait_uncongested(self) -> None:
+        """Returns when reading may go on."""
+        ...
+
+
+# ───────────────────────────── drivers ─────────────────────────────
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DriverDevice:
+    """A device that a driver serves; the gateway creates it when it does not exist yet."""
+
+    name: str
+    profile: str = "default"
+    label: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Poll:
+    """One request on the wire. `key` is the driver's own; equal polls are equal values."""
+
+    key: str
+    every_s: float
+    unit: str = ""  # polls of one unit (Modbus unit id) share a fate: a dead unit backs off alone
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reading:
+    """One value of one device at one moment."""
+
+    device: str
+    key: str
+    value: Value
+    ts_ms: int
+    is_attribute: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Write:
+    """A value for one tag of one device, to be read back."""
+
+    device: str
+    key: str
+    value: Json
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Query:
+    """Read one tag of one device now."""
+
+    device: str
+    key: str
+
+
+class Driver(Protocol):
+    """One bus. Called by one task at a time; raises only `GatewayError`."""
+
+    def devices(self) -> Sequence[DriverDevice]:
+        """Who is on this bus."""
+        ...
+
+    def polls(self) -> Sequence[Poll]:
+        """What to read, and how often."""
+        ...
+
+    async def read(self, poll: Poll) -> Sequence[Reading]:
+        """One request on the wire. TransientError: silent device; RejectedError: it refused this request."""
+        ...
+
+    async def write(self, command: Write) -> Value:
+        """Returns the value read back after the device has confirmed. RejectedError: no such tag, bad value."""
+        ...
+
+    async def query(self, query: Query) -> Value:
+        """One tag, now. RejectedError: no such tag."""
+        ...
+
+    def is_writable(self, device: str, key: str) -> bool | None:
+        """None: no such tag."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class DriverPlugin:
+    """The whole declaration of a driver, found by entry point group `gateway.drivers`."""
+
+    kind: str
+    config: type[BaseModel]
+    open: Callable[[Any, Clock], AbstractAsyncContextManager[Driver]]
+
+
+# ───────────────────────────── rules ─────────────────────────────
+
+
+@dataclass(slots=True)
+class Outcome:
+    """What a rule chain made of one message. Nothing has happened yet.
+
+    `error` is set when the message failed without a `Failure` connection to take it (it is then logged
+    and counted; a telemetry message is acknowledged all the same, as the cloud's SKIP_ALL_FAILURES does).
+    """
+
+    changes: list[Change] = field(default_factory=list)
+    calls: list[RuleCall] = field(default_factory=list)
+    replies: list[RuleReply] = field(default_factory=list)
+    notices: list[AttributeNotice] = field(default_factory=list)
+    errors: list[str] = field(default_factory=list)
+    emitted: list[Message] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class RuleCall:
+    """`rpc call request`: call the device after the commit, then go on behind the node with the reply."""
+
+    request: RpcRequest
+    resume: Callable[[RpcResponse], Outcome]
+
+
+@dataclass(slots=True)
+class RuleReply:
+    """`rpc call reply`: answer a call that the device made."""
+
+    device_id: UUID
+    session_id: str
+    request_id: int
+    response: str
+
+
+@dataclass(slots=True)
+class AttributeNotice:
+    """Shared attributes changed by a node: tell the device after the commit."""
+
+    entity: EntityId
+    values: Mapping[str, Value] | None
+    deleted: Sequence[str] = ()
+
+
+class StateReader(Protocol):
+    """What rule nodes and the codec may ask of the present state; answers from memory, never blocks."""
+
+    def device(self, device_id: UUID) -> Device | None:
+        """By id."""
+        ...
+
+    def profile(self, profile_id: UUID) -> DeviceProfile | None:
+        """By id."""
+        ...
+
+    def profile_named(self, name: str) -> DeviceProfile | None:
+        """By name."""
+        ...
+
+    def attribute(self, entity: EntityId, scope: str, key: str) -> Attribute | None:
+        """Latest durable value."""
+        ...
+
+    def identity(self) -> EdgeIdentity | None:
+        """Who the cloud says we are; None before the first connect."""
+        ...
+
+    def entity_json(self, type_: str, key: str) -> Json | None:
+        """An opaque entity kept by `SaveEntity`."""
+        ...
+
+
+class RuleProcessor(Protocol):
+    """The rule engine: synchronous, no I/O."""
+
+    def process(self, message: Message, chain_id: UUID | None = None) -> Outcome:
+        """Walk one message through the given chain, or the root chain; never raises."""
+        ...
+
+
+class RuleChains(Protocol):
+    """The chains of the engine, as the downlink changes them (after they are durable)."""
+
+    def put_chain(self, chain_id: UUID, chain: Json) -> None:
+        """RuleChain JSON; `root` true makes it the root chain."""
+        ...
+
+    def put_metadata(self, chain_id: UUID, metadata: Json) -> None:
+        """RuleChainMetaData JSON; empty `nodes` is ignored. A bad node answers Failure, the chain loads."""
+        ...
+
+    def remove_chain(self, chain_id: UUID) -> None:
+        """Unknown id is no error."""
+        ...
+
+
+# ───────────────────────────── durable ─────────────────────────────
+
+
+class Committer(Protocol):
+    """Units of work in, receipts out; many units share one transaction and one fsync."""
+
+    def submit(self, unit: UnitOfWork) -> Receipt:
+        """An empty unit is done when everything submitted before it is."""
+        ...
+
+    @property
+    def is_congested(self) -> bool:
+        """True while the waiting units exceed the configured bound."""
+        ...
+
+    async def wait_uncongested(self) -> None:
+        """Returns when `is_congested` is False."""
+        ...
+
+
+@dataclass(slots=True)
+class Snapshot:
+    """Everything that is kept in memory while the gateway runs, as the store had it at start."""
+
+    devices: list[Device] = field(default_factory=list)
+    profiles: list[DeviceProfile] = field(default_factory=list)
+    attributes: list[tuple[EntityId, str, str, Attribute]] = field(default_factory=list)  # entity, scope, key
+    entities: list[tuple[str, str, Json]] = field(default_factory=list)  # type, key, json
+    settings: dict[str, Json] = field(default_factory=dict)
+    open_rpcs: list[tuple[UUID, UUID, str, int, Json]] = field(default_factory=list)
+    """request uuid, device id, state, expires_ms, request: calls not in state DONE"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QueueDepth:
+    """How much waits. `oldest_ms` is the creation time of the oldest pending event, None when there is none."""
+
+    pending: Mapping[Lane, int]
+    deployed: Mapping[Lane, int]
+    parked: int
+    oldest_ms: int | None
+
+
+class Store(Protocol):
+    """State and cloud_event behind one writer. Errors: `TransientError` (disk full, server away: the
+    committer tries again), `RejectedError` (this unit can never be written).
+    """
+
+    async def load(self) -> Snapshot:
+        """Once, at start."""
+        ...
+
+    async def commit(self, units: Sequence[UnitOfWork]) -> None:
+        """All units in one durable transaction, in order; on an error none of them is written."""
+        ...
+
+    async def latest(self, entity: EntityId) -> Mapping[str, tuple[int, Value]]:
+        """Latest telemetry of one entity: key to (ts_ms, value)."""
+        ...
+
+    async def history(
+        self, entity: EntityId, key: str, from_ms: int, to_ms: int, limit: int
+    ) -> Sequence[tuple[int, Value]]:
+        """(ts_ms, value), oldest first, `from_ms` ≤ ts < `to_ms`."""
+        ...
+
+    @property
+    def events(self) -> CloudEvents:
+        """The queue's reading side."""
+        ...
+
+
+class CloudEvents(Protocol):
+    """The reading side of the queue; it is written by changes only (`AppendEvent`, `MoveCursor`, `ParkEvent`)."""
+
+    async def peek(self, lane: Lane, after_seq: int, limit: int) -> Sequence[StoredEvent]:
+        """Events with `seq_id` > `after_seq`, in order, at most `limit`; nothing is removed."""
+        ...
+
+    def cursor(self, lane: Lane) -> int:
+        """Highest confirmed `seq_id`; 0 at first. From memory."""
+        ...
+
+    def last(self, lane: Lane) -> int:
+        """Highest stored `seq_id`; 0 at first. From memory: `last - cursor` is the depth."""
+        ...
+
+    async def wait_beyond(self, lane: Lane, seq_id: int) -> None:
+        """Returns when `last(lane)` > `seq_id`."""
+        ...
+
+    async def depth(self) -> QueueDepth:
+        """Cheap: its cost does not grow with the backlog."""
+        ...
+
+    async def find(
+        self, status: EventStatus | None, limit: int, before_seq: int | None = None
+    ) -> Sequence[tuple[StoredEvent, EventStatus]]:
+        """Newest first, for a person; both lanes."""
+        ...
+
+    async def parked(self, limit: int) -> Sequence[ParkedEvent]:
+        """Newest first."""
+        ...
+
+    async def purge(self, keep: int) -> int:
+        """Delete confirmed events beyond the newest `keep` of each lane, in ranges; how many went."""
+        ...
+
+
+# ───────────────────────────── cloud ─────────────────────────────
+
+
+@dataclass(frozen=True, slots=True)
+class UplinkAnswer:
+    """What the cloud said of one uplink message."""
+
+    is_success: bool
+    error: str = ""
+
+
+class CloudLink(Protocol):
+    """The conversation with the cloud, as the sender sees it."""
+
+    @property
+    def is_ready(self) -> bool:
+        """Uplink is allowed: accepted, and no sync in progress."""
+        ...
+
+    async def wait_ready(self) -> int:
+        """Returns when uplink is allowed: the number of the session (it grows with each connect)."""
+        ...
+
+    def size_bytes(self, events: Sequence[StoredEvent]) -> int:
+        """What these events would weigh as one message; 0 when nothing would be sent (entity gone, empty data)."""
+        ...
+
+    def send(self, events: Sequence[StoredEvent]) -> asyncio.Future[UplinkAnswer]:
+        """One uplink message with these events, sent in the order of the calls.
+
+        Entities are serialised as they are now. Events of which nothing is left to send count as
+        success. The future fails with `LinkLost` when the stream ends before the answer, and with
+        `RejectedError` when an event cannot be encoded or is larger than the cloud's limit.
+
+        Raises:
+            LinkLost: The link is not ready.
+        """
+        ...
+
+    @property
+    def max_message_bytes(self) -> int:
+        """What the cloud announced, less what the envelope needs."""
+        ...
+
+
+class DownlinkHandler(Protocol):
+    """Applies what the cloud asks. Implemented by downlink."""
+
+    async def handle(self, downlink: Downlink) -> None:
+        """Returns when everything is durable: then it is acknowledged.
+
+        Raises:
+            RejectedError: Answered with `success=false` and the text; what came before it stays applied.
+        """
+        ...
+
+    async def connected(self, identity: EdgeIdentity) -> bool:
+        """Accepted by the cloud, or the EDGE entity changed. True: a full sync is needed (new identity, or
+        no sync has ever completed).
+        """
+        ...
+
+
+class DeviceCommands(Protocol):
+    """What the downlink asks of the device room. Every method returns when it is durable."""
+
+    async def put_device(self, device_id: UUID, json: Mapping[str, Json]) -> None:
+        """Create or replace; the cloud's name wins, the local one stays as an alias."""
+        ...
+
+    async def delete_device(self, device_id: UUID) -> None:
+        """Closes its session; unknown id is no error."""
+        ...
+
+    async def put_credentials(self, device_id: UUID, json: Mapping[str, Json]) -> None:
+        """Unknown device is no error. A session under other credentials is closed."""
+        ...
+
+    async def put_profile(self, profile_id: UUID, json: Mapping[str, Json]) -> None:
+        """A local profile of the same name and another id is replaced and its devices moved."""
+        ...
+
+    async def delete_profile(self, profile_id: UUID) -> None:
+        """Unknown id is no error."""
+        ...
+
+    async def update_attributes(
+        self, entity: EntityId, scope: str, values: Mapping[str, Value], ts_ms: int | None
+    ) -> None:
+        """Store, run ATTRIBUTES_UPDATED through the rules (source=cloud), tell the device (SHARED_SCOPE).
+        Keys not newer than stored are dropped; unknown entity is no error.
+        """
+        ...
+
+    async def delete_attributes(self, entity: EntityId, scope: str, keys: Sequence[str]) -> None:
+        """Delete, tell the device."""
+        ...
+
+    async def post_from_cloud(self, message: Message) -> None:
+        """Telemetry or attributes from the cloud, into the rules."""
+        ...
+
+    async def call_device(self, request: RpcRequest) -> None:
+        """Durable when it returns; the answer travels as a cloud event later. A repeated `request_uuid` is ignored."""
+        ...
+
+    async def answer_device(self, device_id: UUID, request_id: int, session_id: str | None, response: str) -> None:
+        """The cloud's answer to a call that a device made."""
+        ...
+
+    async def append_event(self, type_: str, action: str, entity_id: UUID | None, body: Json | None = None) -> None:
+        """Queue one event (requests for attributes, relations, credentials …)."""
+        ...

@@ -1,0 +1,103 @@
+"""Keeps one room serving; and the two small things every room needs: a clock and counters."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import time
+from collections import Counter
+from collections.abc import Awaitable, Callable
+
+from gateway.errors import RefusedError, TransientError
+from gateway.ports import Clock
+
+log = logging.getLogger(__name__)
+
+
+class SystemClock:
+    """The real one."""
+
+    def now_ms(self) -> int:
+        """UTC epoch, milliseconds."""
+        return time.time_ns() // 1_000_000
+
+    def monotonic_s(self) -> float:
+        """Seconds that never go back."""
+        return time.monotonic()
+
+    async def sleep(self, delay_s: float) -> None:
+        """Wait."""
+        await asyncio.sleep(delay_s)
+
+
+class Counters:
+    """What happened how often, by name: `broker.connects`, `rules.failures` … Shown by status and metrics.
+
+    Names are few and fixed in the code: never made from what a device sent.
+    """
+
+    def __init__(self) -> None:
+        self._counts: Counter[str] = Counter()
+
+    def add(self, name: str, count: int = 1) -> None:
+        """Count something."""
+        self._counts[name] += count
+
+    def get(self, name: str) -> int:
+        """How often so far."""
+        return self._counts[name]
+
+    def all(self) -> dict[str, int]:
+        """A copy, by name."""
+        return dict(sorted(self._counts.items()))
+
+
+class Backoff:
+    """Delays that grow from `first_s` to `longest_s`, each random between half and whole of its step.
+
+    A spell of `good_s` without an outage starts again from `first_s`. A refusal (a person must act) goes
+    to the longest delay at once.
+    """
+
+    def __init__(
+        self, first_s: float, longest_s: float, *, good_s: float = 60.0, rng: random.Random | None = None
+    ) -> None:
+        self._first_s, self._longest_s, self._good_s = first_s, longest_s, good_s
+        self._step_s = first_s
+        self._rng = rng or random.Random()
+
+    def next_s(self, *, good_spell_s: float = 0.0, is_refused: bool = False) -> float:
+        """The next delay in seconds."""
+        if good_spell_s >= self._good_s:
+            self._step_s = self._first_s
+        if is_refused:
+            self._step_s = self._longest_s
+        delay_s = self._step_s * (0.5 + 0.5 * self._rng.random())
+        self._step_s = min(self._longest_s, self._step_s * 2)
+        return delay_s
+
+    def reset(self) -> None:
+        """Start again from the first delay."""
+        self._step_s = self._first_s
+
+
+async def supervise(name: str, serve: Callable[[], Awaitable[None]], backoff: Backoff, clock: Clock) -> None:
+    """Keep one room serving: an outage waits and starts again, a bug goes through.
+
+    Two log lines for an outage: its beginning, and its end (the room logs that it works again).
+    """
+    down_for = ""
+    while True:
+        started_s = clock.monotonic_s()
+        try:
+            return await serve()
+        except* (TransientError, RefusedError) as outages:
+            error = outages.exceptions[0]
+            while isinstance(error, BaseExceptionGroup):
+                error = error.exceptions[0]
+            if str(error) != down_for:
+                down_for = str(error)
+                log.warning("%s: %s; trying again", name, error)
+            refused = outages.subgroup(RefusedError) is not None
+        await clock.sleep(backoff.next_s(good_spell_s=clock.monotonic_s() - started_s, is_refused=refused))
