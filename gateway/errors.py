@@ -35,7 +35,7 @@ class LinkLost(TransientError):
 
 
 class RejectedError(GatewayError):
-    """This one item is wrong and stays wrong; its neighbours go on."""
+    """One item is wrong and stays wrong; its neighbours go on."""
 
 
 class RefusedError(GatewayError):

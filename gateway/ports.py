@@ -316,6 +316,10 @@ class StateReader(Protocol):
         """An opaque entity kept by `SaveEntity`."""
         ...
 
+    def setting(self, name: str) -> Json | None:
+        """A small named value of the gateway itself (`SaveSetting`)."""
+        ...
+
 
 class RuleProcessor(Protocol):
     """The rule engine: synchronous, no I/O."""

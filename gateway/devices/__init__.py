@@ -1,1 +1,10 @@
-"""devices."""
+"""The device session, in both directions: who is known, who is connected, what they say and are told."""
+
+from gateway.devices.commands import Commands
+from gateway.devices.founding import Found, found_devices
+from gateway.devices.inlet import Inlet
+from gateway.devices.pipeline import Pipeline
+from gateway.devices.rpc import RpcDesk
+from gateway.devices.state import State
+
+__all__ = ["Commands", "Found", "Inlet", "Pipeline", "RpcDesk", "State", "found_devices"]

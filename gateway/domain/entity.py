@@ -115,6 +115,29 @@ class EdgeIdentity:
     type: str = ""
     cloud_type: str = "CE"
 
+    def to_json(self) -> dict[str, str | None]:
+        """As it is kept in the setting `edge_identity`."""
+        return {
+            "edge_id": str(self.edge_id),
+            "tenant_id": str(self.tenant_id),
+            "customer_id": str(self.customer_id) if self.customer_id else None,
+            "name": self.name,
+            "type": self.type,
+            "cloud_type": self.cloud_type,
+        }
+
+    @classmethod
+    def from_json(cls, json: Mapping[str, Any]) -> EdgeIdentity:
+        """The reverse of `to_json`."""
+        return cls(
+            edge_id=UUID(json["edge_id"]),
+            tenant_id=UUID(json["tenant_id"]),
+            customer_id=UUID(json["customer_id"]) if json.get("customer_id") else None,
+            name=json.get("name", ""),
+            type=json.get("type", ""),
+            cloud_type=json.get("cloud_type", "CE"),
+        )
+
 
 _EPOCH_OFFSET: Final = 0x01B21DD213814000  # 100 ns steps between 1582-10-15 and 1970-01-01 (RFC 9562 §5.1)
 _node: Final = int.from_bytes(os.urandom(6), "big") | 0x010000000000  # random node: multicast bit set

@@ -1,0 +1,215 @@
+"""What the cloud asks of the device room. Every method returns when its effect is durable; all are idempotent."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from uuid import UUID
+
+import orjson
+
+from gateway.devices.inlet import Inlet
+from gateway.devices.pipeline import Pipeline
+from gateway.devices.rpc import RpcDesk
+from gateway.devices.state import State, with_profile
+from gateway.domain.changes import (
+    AppendEvent,
+    Change,
+    DeleteAttributes,
+    DeleteDevice,
+    DeleteProfile,
+    SaveAttributes,
+    SaveDevice,
+    SaveProfile,
+)
+from gateway.domain.cloud_event import Action, CloudEvent
+from gateway.domain.entity import Credentials, Device, DeviceProfile, EntityId, Json, Origin
+from gateway.domain.message import Message, MessageType
+from gateway.domain.rpc import RpcRequest
+from gateway.domain.telemetry import AttributeScope, Value
+from gateway.errors import RejectedError
+from gateway.ports import AttributeNotice, Clock
+
+
+class Commands:
+    """Implements `DeviceCommands`."""
+
+    def __init__(self, state: State, pipeline: Pipeline, inlet: Inlet, rpc: RpcDesk, clock: Clock) -> None:
+        self._state, self._pipeline, self._inlet, self._rpc, self._clock = state, pipeline, inlet, rpc, clock
+
+    async def put_device(self, device_id: UUID, json: Mapping[str, Json]) -> None:
+        """Create or replace; the cloud's name wins, a local name stays as an alias."""
+        known = self._state.device(device_id)
+        profile_id = _id_in(json, "deviceProfileId")
+        additional = json.get("additionalInfo")
+        device = Device(
+            id=device_id,
+            name=_text(json, "name"),
+            type=str(json.get("type") or "default"),
+            profile_id=profile_id,
+            label=json.get("label"),
+            created_ms=int(json.get("createdTime") or self._clock.now_ms()),
+            local_name=known.local_name if known else None,
+            is_gateway=isinstance(additional, dict) and additional.get("gateway") is True,
+            origin=known.origin if known else Origin.CLOUD,
+            credentials=known.credentials if known else None,
+            json=json,
+        )
+        changes: list[Change] = [SaveDevice(device)]
+        if known is None:
+            changes += [
+                self._event("DEVICE", Action.ATTRIBUTES_REQUEST, device_id),
+                self._event("DEVICE", Action.RELATION_REQUEST, device_id),
+            ]
+        await self._pipeline.commit(changes)
+        self._inlet.device_changed(device.entity_id, credentials_changed=False)
+
+    async def delete_device(self, device_id: UUID) -> None:
+        """Closes its session; unknown id is no error."""
+        if self._state.device(device_id) is None:
+            return
+        await self._pipeline.commit([DeleteDevice(device_id)])
+        self._inlet.device_changed(EntityId("DEVICE", device_id), credentials_changed=True)
+
+    async def put_credentials(self, device_id: UUID, json: Mapping[str, Json]) -> None:
+        """Unknown device is no error. A session under other credentials is closed."""
+        device = self._state.device(device_id)
+        if device is None:
+            return
+        credentials = Credentials(
+            type=_text(json, "credentialsType"),
+            credentials_id=_text(json, "credentialsId"),
+            value=json.get("credentialsValue"),
+        )
+        if credentials == device.credentials:
+            return
+        await self._pipeline.commit([SaveDevice(replace(device, credentials=credentials))])
+        self._inlet.device_changed(device.entity_id, credentials_changed=device.credentials is not None)
+
+    async def put_profile(self, profile_id: UUID, json: Mapping[str, Json]) -> None:
+        """A local profile of the same name and another id is replaced and its devices moved."""
+        name = _text(json, "name")
+        profile = DeviceProfile(
+            id=profile_id,
+            name=name,
+            origin=Origin.CLOUD,
+            is_default=json.get("default") is True,
+            # On an edge the cloud's "default edge chain" of the profile is the profile's default chain.
+            default_rule_chain_id=_id_in(json, "defaultEdgeRuleChainId"),
+            json=json,
+        )
+        changes: list[Change] = []
+        rival = self._state.profile_named(name)
+        if rival is not None and rival.id != profile_id:
+            changes.append(DeleteProfile(rival.id))
+        changes.append(SaveProfile(profile))
+        changes += [
+            SaveDevice(with_profile(device, profile))
+            for device in self._state.devices()
+            if (device.profile_id is None and device.type == name)
+            or (rival is not None and rival.id != profile_id and device.profile_id == rival.id)
+            or (device.profile_id == profile_id and device.type != name)
+        ]
+        await self._pipeline.commit(changes)
+
+    async def delete_profile(self, profile_id: UUID) -> None:
+        """Unknown id is no error."""
+        if self._state.profile(profile_id) is not None:
+            await self._pipeline.commit([DeleteProfile(profile_id)])
+
+    async def update_attributes(
+        self, entity: EntityId, scope: str, values: Mapping[str, Value], ts_ms: int | None
+    ) -> None:
+        """Store, run ATTRIBUTES_UPDATED through the rules (source=cloud), tell the device (SHARED_SCOPE)."""
+        names = self._names(entity)
+        if names is None:
+            return
+        fresh = {
+            key: value
+            for key, value in values.items()
+            if ts_ms is None or (held := self._state.attribute(entity, scope, key)) is None or ts_ms > held.ts_ms
+        }
+        if not fresh:
+            return
+        written_ms = ts_ms if ts_ms is not None else self._clock.now_ms()
+        message = Message(
+            type=MessageType.ATTRIBUTES_UPDATED.value,
+            originator=entity,
+            data=fresh,
+            metadata={**names, "source": "cloud", "scope": scope},
+            ts_ms=written_ms,
+        )
+        await self._pipeline.run([message], first=[SaveAttributes(entity, scope, written_ms, fresh)])
+        if scope == AttributeScope.SHARED_SCOPE:
+            self._inlet.notify(AttributeNotice(entity, fresh))
+
+    async def delete_attributes(self, entity: EntityId, scope: str, keys: Sequence[str]) -> None:
+        """Delete, tell the device."""
+        if self._names(entity) is None or not keys:
+            return
+        await self._pipeline.commit([DeleteAttributes(entity, scope, keys)])
+        if scope == AttributeScope.SHARED_SCOPE:
+            self._inlet.notify(AttributeNotice(entity, None, keys))
+
+    async def post_from_cloud(self, message: Message) -> None:
+        """Telemetry or attributes from the cloud, into the rules; unknown entity is no error."""
+        names = self._names(message.originator)
+        if names is not None:
+            message.metadata.update(names, source="cloud")
+            await self._pipeline.run([message])
+
+    async def call_device(self, request: RpcRequest) -> None:
+        """Durable when it returns; the answer travels as a cloud event later."""
+        receipt = self._rpc.call_device(request)
+        if receipt is not None:
+            await receipt
+
+    async def answer_device(self, device_id: UUID, request_id: int, session_id: str | None, response: str) -> None:
+        """The cloud's answer to a call that a device made; nothing durable depends on it."""
+        self._rpc.server_answered(device_id, request_id, response)
+
+    async def append_event(self, type_: str, action: str, entity_id: UUID | None, body: Json | None = None) -> None:
+        """Queue one event."""
+        await self._pipeline.commit([self._event(type_, Action(action), entity_id, body)])
+
+    def _event(self, type_: str, action: Action, entity_id: UUID | None, body: Json | None = None) -> AppendEvent:
+        return AppendEvent(
+            CloudEvent(
+                type=type_,
+                action=action.value,
+                entity_id=entity_id,
+                created_ms=self._clock.now_ms(),
+                body=None if body is None else orjson.dumps(body),
+            )
+        )
+
+    def _names(self, entity: EntityId) -> dict[str, str] | None:
+        """Metadata that names the entity; None when it is not known here."""
+        if entity.type == "DEVICE":
+            device = self._state.device(entity.id)
+            return None if device is None else {"deviceName": device.name, "deviceType": device.type}
+        if entity.type == "ASSET":
+            asset = self._state.entity_json("ASSET", str(entity.id))
+            return None if asset is None else {"assetName": asset.get("name", ""), "assetType": asset.get("type", "")}
+        identity = self._state.identity()
+        if identity is not None and entity.id in (identity.edge_id, identity.tenant_id, identity.customer_id):
+            return {"edgeName": identity.name, "edgeType": identity.type} if entity.type == "EDGE" else {}
+        return None
+
+
+def _text(json: Mapping[str, Json], key: str) -> str:
+    value = json.get(key)
+    if not isinstance(value, str) or not value:
+        raise RejectedError(f"{key!r} is missing or not a text")
+    return value
+
+
+def _id_in(json: Mapping[str, Json], key: str) -> UUID | None:
+    """The uuid of an `{"entityType", "id"}` member; None when absent."""
+    member = json.get(key)
+    if not isinstance(member, dict) or not isinstance(member.get("id"), str):
+        return None
+    try:
+        return UUID(member["id"])
+    except ValueError:
+        raise RejectedError(f"{key!r} holds no uuid") from None

@@ -1,0 +1,119 @@
+"""Devices of the configuration: created once, announced to the cloud before their first telemetry."""
+
+from __future__ import annotations
+
+import hashlib
+import secrets
+import string
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Final
+from uuid import UUID
+
+import orjson
+
+from gateway.devices.state import State
+from gateway.domain.changes import AppendEvent, Change, SaveDevice, SaveProfile
+from gateway.domain.cloud_event import Action, CloudEvent
+from gateway.domain.entity import Credentials, CredentialsType, Device, DeviceProfile, time_uuid
+from gateway.errors import ConfigError
+
+DEFAULT_PROFILE: Final = "default"
+"""Every server has a profile of this name; ours would only clash with it, so none is made."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Found:
+    """What the configuration says of one device. `credentials` None: keep what there is, else make a token."""
+
+    name: str
+    profile: str = DEFAULT_PROFILE
+    label: str | None = None
+    is_gateway: bool = False
+    credentials: Credentials | None = field(default=None, repr=False)
+
+
+def found_devices(wanted: Iterable[Found], state: State, now_ms: int) -> Sequence[Change]:
+    """The changes that make the store agree with the configuration; none when it does already.
+
+    A device that the cloud has assigned under the same name is taken over, not doubled.
+
+    Raises:
+        ConfigError: Two devices would have the same credentials.
+    """
+    changes: list[Change] = []
+    new_profiles: dict[str, DeviceProfile] = {}
+    holders: dict[str, UUID] = {
+        device.credentials.credentials_id: device.id for device in state.devices() if device.credentials
+    }
+    for item in wanted:
+        known = state.device_named(item.name)
+        profile_id, profile_changes = _profile_for(item, known, state, new_profiles)
+        changes += profile_changes
+        device = known or Device(id=time_uuid(), name=item.name, type=item.profile, created_ms=now_ms)
+        credentials = item.credentials or device.credentials or _new_token()
+        holder = holders.setdefault(credentials.credentials_id, device.id)
+        if holder != device.id:
+            other = state.device(holder)
+            raise ConfigError(
+                f"devices[{item.name}]",
+                f"has the same credentials as {other.name if other else 'another device'!r}; they are unique",
+            )
+        wished = replace(
+            device,
+            local_name=item.name,
+            type=item.profile if known is None or known.json is None else device.type,
+            profile_id=profile_id if known is None or known.json is None else device.profile_id,
+            label=item.label if item.label is not None else device.label,
+            is_gateway=item.is_gateway or device.is_gateway,
+            credentials=credentials,
+        )
+        if wished == known:
+            continue
+        changes.append(SaveDevice(wished))
+        if known is None:
+            changes.append(_event(wished.id, Action.ADDED, now_ms))
+        else:
+            if credentials != known.credentials:
+                changes.append(_event(wished.id, Action.CREDENTIALS_UPDATED, now_ms))
+            if replace(wished, credentials=None, local_name=None) != replace(known, credentials=None, local_name=None):
+                changes.append(_event(wished.id, Action.UPDATED, now_ms))
+    return changes
+
+
+def basic_credentials(client_id: str | None, user_name: str | None, password: str | None) -> Credentials:
+    """MQTT_BASIC as the cloud stores it; the id is the look-up key of device API §1.2."""
+    if client_id and user_name:
+        credentials_id = hashlib.sha3_256(f"{client_id}|{user_name}".encode()).hexdigest()
+    elif client_id:
+        credentials_id = hashlib.sha3_256(client_id.encode()).hexdigest()
+    else:
+        credentials_id = user_name or ""
+    value = orjson.dumps({"clientId": client_id, "userName": user_name, "password": password}).decode()
+    return Credentials(type=CredentialsType.MQTT_BASIC.value, credentials_id=credentials_id, value=value)
+
+
+def token_credentials(token: str) -> Credentials:
+    """An access token."""
+    return Credentials(type=CredentialsType.ACCESS_TOKEN.value, credentials_id=token)
+
+
+def _new_token() -> Credentials:
+    alphabet = string.ascii_letters + string.digits
+    return token_credentials("".join(secrets.choice(alphabet) for _ in range(20)))
+
+
+def _profile_for(
+    item: Found, known: Device | None, state: State, new_profiles: dict[str, DeviceProfile]
+) -> tuple[UUID | None, list[Change]]:
+    profile = state.profile_named(item.profile) or new_profiles.get(item.profile)
+    if profile is not None:
+        return profile.id, []
+    if item.profile == DEFAULT_PROFILE or (known is not None and known.type == item.profile):
+        return known.profile_id if known else None, []
+    profile = new_profiles[item.profile] = DeviceProfile(id=time_uuid(), name=item.profile)
+    return profile.id, [SaveProfile(profile)]
+
+
+def _event(device_id: UUID, action: Action, now_ms: int) -> AppendEvent:
+    return AppendEvent(CloudEvent(type="DEVICE", action=action.value, entity_id=device_id, created_ms=now_ms))

@@ -1,0 +1,233 @@
+"""Who is connected: sessions, and the way in for broker and fieldbus."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Final
+from uuid import UUID, uuid4
+
+from gateway.domain.entity import Credentials, Device, EntityId, Json
+from gateway.domain.message import Message, MessageType
+from gateway.domain.telemetry import AttributeScope, TsKv, Value
+from gateway.errors import RejectedError
+from gateway.ports import AttributeNotice, Clock, Committer, DeviceChannel, Receipt
+from gateway.supervise import Counters
+
+if TYPE_CHECKING:
+    from gateway.devices.pipeline import Pipeline
+    from gateway.devices.rpc import RpcDesk
+    from gateway.devices.state import State
+
+log = logging.getLogger(__name__)
+
+SERVICE_ID: Final = "edge-gateway"
+"""`serviceId` of messages: which transport node a device talks to; there is only one here."""
+
+_TELEMETRY: Final = MessageType.POST_TELEMETRY_REQUEST.value
+_ATTRIBUTES: Final = MessageType.POST_ATTRIBUTES_REQUEST.value
+
+
+class Session:
+    """One live connection of one device. Implements `DeviceSession`."""
+
+    __slots__ = (
+        "_entity",
+        "_inlet",
+        "_last_receipt",
+        "channel",
+        "device",
+        "hears_attributes",
+        "hears_rpc",
+        "id",
+        "is_open",
+        "last_activity_ms",
+        "opened_ms",
+        "readings",
+    )
+
+    def __init__(self, inlet: Inlet, device: Device, channel: DeviceChannel, now_ms: int) -> None:
+        self._inlet = inlet
+        self.device = device
+        self.channel = channel
+        self.id = uuid4()
+        self.is_open = True
+        self.hears_attributes = False
+        self.hears_rpc = False
+        self.opened_ms = self.last_activity_ms = now_ms
+        self.readings = 0
+        self._entity = device.entity_id
+        self._last_receipt: Receipt | None = None
+
+    def post_telemetry(self, items: Sequence[TsKv]) -> Receipt:
+        """Into the rules, one message for each time stamp."""
+        inlet = self._inlet
+        device = self.device
+        self.last_activity_ms = now_ms = inlet.clock.now_ms()
+        self.readings += len(items)
+        receipt = inlet.pipeline.run(
+            [
+                Message(
+                    type=_TELEMETRY,
+                    originator=self._entity,
+                    data=item.values,
+                    metadata={"deviceName": device.name, "deviceType": device.type, "ts": str(item.ts_ms)},
+                    ts_ms=now_ms,
+                )
+                for item in items
+            ]
+        )
+        self._last_receipt = receipt
+        return receipt
+
+    def post_attributes(self, values: Mapping[str, Value]) -> Receipt:
+        """Client attributes, into the rules."""
+        self.last_activity_ms = now_ms = self._inlet.clock.now_ms()
+        receipt = self._inlet.pipeline.run(
+            [
+                Message(
+                    type=_ATTRIBUTES,
+                    originator=self._entity,
+                    data=values,
+                    metadata={
+                        "deviceName": self.device.name,
+                        "deviceType": self.device.type,
+                        "notifyDevice": "false",
+                    },
+                    ts_ms=now_ms,
+                )
+            ]
+        )
+        self._last_receipt = receipt
+        return receipt
+
+    async def request_attributes(
+        self, client_keys: Sequence[str] | None, shared_keys: Sequence[str] | None
+    ) -> tuple[Mapping[str, Value], Mapping[str, Value]]:
+        """Attributes of the asked keys that exist; an empty list asks for all of that scope, None for none."""
+        receipt = self._last_receipt
+        if receipt is not None and not receipt.done():
+            await asyncio.wait([receipt])
+        return (
+            self._some(AttributeScope.CLIENT_SCOPE, client_keys),
+            self._some(AttributeScope.SHARED_SCOPE, shared_keys),
+        )
+
+    def _some(self, scope: AttributeScope, keys: Sequence[str] | None) -> Mapping[str, Value]:
+        if keys is None:
+            return {}
+        held = self._inlet.state.attributes(self._entity, scope)
+        if not keys:
+            return {key: attribute.value for key, attribute in held.items()}
+        return {key: held[key].value for key in keys if key in held}
+
+    def answer_rpc(self, rpc_id: int, response: str) -> Receipt:
+        """The device's answer; an unknown or expired id is ignored."""
+        self.touch()
+        return self._inlet.rpc.answered(self.device.id, rpc_id, response)
+
+    async def call_server(self, request_id: int, method: str, params: Json) -> str | None:
+        """Client-side RPC: JSON text of the answer, None when none came in time."""
+        self.touch()
+        return await self._inlet.rpc.call_server(self, request_id, method, params)
+
+    def subscribe_attributes(self, is_on: bool) -> None:
+        """Pushes wait for the subscription."""
+        self.hears_attributes = is_on
+
+    def subscribe_rpc(self, is_on: bool) -> None:
+        """Pending calls are handed over at once."""
+        self.hears_rpc = is_on
+        if is_on:
+            self._inlet.rpc.device_listens(self.device.id)
+
+    def touch(self) -> None:
+        """Any packet counts as activity."""
+        self.last_activity_ms = self._inlet.clock.now_ms()
+
+    def close(self) -> None:
+        """The connection is gone; safe to call twice."""
+        if self.is_open:
+            self.is_open = False
+            self._inlet.closed(self)
+
+
+class Inlet:
+    """Implements `DeviceInlet`; also tells connected devices what concerns them."""
+
+    def __init__(
+        self, state: State, pipeline: Pipeline, committer: Committer, rpc: RpcDesk, clock: Clock, counters: Counters
+    ) -> None:
+        self.state, self.pipeline, self.rpc, self.clock = state, pipeline, rpc, clock
+        self._committer, self._counters = committer, counters
+        self._sessions: dict[UUID, Session] = {}
+        pipeline.on_notice = self.notify
+        rpc.session_of = self._sessions.get
+
+    def find_credentials(self, credentials_id: str) -> tuple[Credentials, Device] | None:
+        """By unique credentials id."""
+        return self.state.device_by_credentials(credentials_id)
+
+    def find_device(self, local_name: str) -> Device | None:
+        """By the name in the configuration, else by the cloud's."""
+        return self.state.device_named(local_name)
+
+    def open_session(self, device: Device, channel: DeviceChannel) -> Session:
+        """An older session of the same device is closed first.
+
+        Raises:
+            RejectedError: The device was deleted meanwhile.
+        """
+        current = self.state.device(device.id)
+        if current is None:
+            raise RejectedError(f"device {device.name!r} was deleted")
+        older = self._sessions.get(device.id)
+        if older is not None:
+            self._counters.add("devices.taken_over")
+            older.close()
+            older.channel.close("taken_over")
+        session = Session(self, current, channel, self.clock.now_ms())
+        self._sessions[device.id] = session
+        self._counters.add("devices.connects")
+        return session
+
+    def closed(self, session: Session) -> None:
+        """A session has ended."""
+        if self._sessions.get(session.device.id) is session:
+            del self._sessions[session.device.id]
+
+    def sessions(self) -> Mapping[UUID, Session]:
+        """The live ones, by device id."""
+        return self._sessions
+
+    @property
+    def is_congested(self) -> bool:
+        """True while too much waits for the disk."""
+        return self._committer.is_congested
+
+    async def wait_uncongested(self) -> None:
+        """Returns when reading may go on."""
+        await self._committer.wait_uncongested()
+
+    def notify(self, notice: AttributeNotice) -> None:
+        """Tell a device of changed or deleted shared attributes, if it is connected and wants to hear."""
+        session = self._sessions.get(notice.entity.id)
+        if session is None or not session.hears_attributes or notice.entity.type != "DEVICE":
+            return
+        if notice.values:
+            session.channel.send_attributes(notice.values)
+        if notice.deleted:
+            session.channel.send_attributes_deleted(notice.deleted)
+
+    def device_changed(self, entity: EntityId, *, credentials_changed: bool) -> None:
+        """The device was renamed, moved, given other credentials, or deleted: its session follows or ends."""
+        session = self._sessions.get(entity.id)
+        if session is None:
+            return
+        current = self.state.device(entity.id)
+        if current is None or credentials_changed:
+            session.close()
+            session.channel.close("not_authorized")
+        else:
+            session.device = current

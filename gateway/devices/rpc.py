@@ -1,0 +1,325 @@
+"""RPC: request ids, deadlines, one-way and two-way; a repeated call reaches the device once.
+
+A call from the cloud is durable before it is acknowledged (state QUEUED), SENT before it is handed to the
+device, and DONE together with its answer's cloud event. After a restart a call that was SENT is answered
+with TIMEOUT and never executed again; a QUEUED one is still executed while its deadline allows.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final
+from uuid import UUID
+
+import orjson
+
+from gateway.domain.changes import AppendEvent, Change, SaveRpc
+from gateway.domain.cloud_event import Action, CloudEvent, Lane
+from gateway.domain.entity import EntityId, Json
+from gateway.domain.message import Message, MessageType
+from gateway.domain.rpc import RpcError, RpcRequest, RpcResponse, RpcState
+from gateway.errors import RejectedError, TransientError
+from gateway.ports import Clock, Outcome, Receipt, RuleCall, RuleReply, Snapshot
+from gateway.supervise import Counters
+
+if TYPE_CHECKING:
+    from gateway.devices.inlet import Session
+    from gateway.devices.pipeline import Pipeline
+    from gateway.devices.state import State
+
+log = logging.getLogger(__name__)
+
+MAX_OPEN: Final = 1000
+"""Calls under way; one more is answered INTERNAL."""
+
+REMEMBERED: Final = 10_000
+"""Finished calls whose repetition is still recognised."""
+
+CLIENT_RPC_TIMEOUT_S: Final = 60.0
+"""How long a device's own call waits for its answer (device API §1.12)."""
+
+
+@dataclass(slots=True)
+class _Open:
+    """A call on its way to a device."""
+
+    request: RpcRequest
+    resume: Callable[[RpcResponse], Outcome]
+    listening: asyncio.Event = field(default_factory=asyncio.Event)
+    answer: asyncio.Future[RpcResponse] | None = None
+    was_sent: bool = False
+
+
+class RpcDesk:
+    """All calls that are under way."""
+
+    name = "rpc"
+
+    def __init__(self, pipeline: Pipeline, state: State, clock: Clock, counters: Counters) -> None:
+        self._pipeline, self._state, self._clock, self._counters = pipeline, state, clock, counters
+        self.session_of: Callable[[UUID], Session | None] = lambda _: None
+        self._open: dict[tuple[UUID, int], _Open] = {}
+        self._next_id: dict[UUID, int] = {}
+        self._seen: OrderedDict[UUID, None] = OrderedDict()
+        self._routed: set[UUID] = set()
+        self._server_calls: dict[tuple[UUID, int], asyncio.Future[str]] = {}
+        self._tasks: asyncio.TaskGroup | None = None
+        self._early: list[RuleCall] = []
+        pipeline.on_call = self._start
+        pipeline.on_reply = self._reply
+
+    async def serve(self) -> None:
+        """Own the calls under way until cancelled."""
+        async with asyncio.TaskGroup() as self._tasks:
+            for call in self._early:
+                self._start(call)
+            self._early.clear()
+            await asyncio.Event().wait()
+
+    def recover(self, snapshot: Snapshot) -> None:
+        """Calls that were open at the last exit: answered when they may have run, run when they have not."""
+        for request_uuid, _device_id, state, expires_ms, kept in snapshot.open_rpcs:
+            request = _request_from(kept, request_uuid)
+            self._remember(request_uuid)
+            if state == RpcState.SENT or expires_ms <= self._clock.now_ms():
+                self._pipeline.commit(self._answer_changes(request, RpcResponse(error=RpcError.TIMEOUT)))
+            else:
+                self._enter(request)
+
+    def call_device(self, request: RpcRequest) -> Receipt | None:
+        """A call from the cloud: its receipt, or None when it was here before."""
+        uuid = request.request_uuid
+        if uuid is not None:
+            if uuid in self._seen:
+                self._counters.add("rpc.repeated")
+                return None
+            self._remember(uuid)
+        self._counters.add("rpc.calls")
+        if request.expires_ms <= self._clock.now_ms():
+            return self._pipeline.commit(self._answer_changes(request, RpcResponse(error=RpcError.TIMEOUT)))
+        if self._state.device(request.device_id) is None:
+            return self._pipeline.commit(self._answer_changes(request, RpcResponse(error=RpcError.NOT_FOUND)))
+        if len(self._open) >= MAX_OPEN:
+            return self._pipeline.commit(self._answer_changes(request, RpcResponse(error=RpcError.INTERNAL)))
+        return self._enter(request)
+
+    def _enter(self, request: RpcRequest) -> Receipt:
+        device = self._state.device(request.device_id)
+        metadata = {
+            "requestUUID": str(request.request_uuid),
+            "originServiceId": "cloud",
+            "expirationTime": str(request.expires_ms),
+            "oneway": "true" if request.is_oneway else "false",
+            "persistent": "true" if request.is_persisted else "false",
+            "deviceName": device.name if device else "",
+            "deviceType": device.type if device else "",
+            "requestId": str(request.request_id),
+        }
+        params = request.params if isinstance(request.params, str) else orjson.dumps(request.params).decode()
+        message = Message(
+            type=MessageType.RPC_CALL_FROM_SERVER_TO_DEVICE.value,
+            originator=EntityId("DEVICE", request.device_id),
+            data={"method": request.method, "params": params, "requestId": request.request_id},
+            metadata=metadata,
+            ts_ms=self._clock.now_ms(),
+        )
+        receipt = self._pipeline.run([message], first=self._state_change(request, RpcState.QUEUED))
+        receipt.add_done_callback(lambda done: self._check_routed(done, request))
+        return receipt
+
+    def _check_routed(self, done: Receipt, request: RpcRequest) -> None:
+        """After the rules: a chain without an `rpc call request` node answers nothing, so it is closed here."""
+        uuid = request.request_uuid
+        if uuid in self._routed:
+            self._routed.discard(uuid)
+        elif not done.cancelled() and done.exception() is None:
+            self._counters.add("rpc.unrouted")
+            log.warning("rpc: no rule sent the call %r on to its device", request.method)
+            self._pipeline.commit(self._answer_changes(request, RpcResponse(error=RpcError.INTERNAL)))
+
+    def _start(self, call: RuleCall) -> None:
+        """`rpc call request`, after the commit."""
+        if call.request.request_uuid is not None:
+            self._routed.add(call.request.request_uuid)
+        if self._tasks is None:
+            self._early.append(call)
+            return
+        device_id = call.request.device_id
+        rpc_id = self._next_id.get(device_id, 0)
+        self._next_id[device_id] = (rpc_id + 1) & 0x7FFFFFFF
+        entry = _Open(call.request, call.resume)
+        self._open[device_id, rpc_id] = entry
+        self._tasks.create_task(self._conduct(device_id, rpc_id, entry), name=f"rpc {call.request.method}")
+
+    async def _conduct(self, device_id: UUID, rpc_id: int, entry: _Open) -> None:
+        request = entry.request
+        try:
+            if request.is_persisted and request.is_from_cloud:
+                text = orjson.dumps({"rpcId": str(request.request_uuid)}).decode()
+                self._pipeline.commit([_answer_event(request, RpcResponse(response=text), self._clock.now_ms())])
+            left_s = (request.expires_ms - self._clock.now_ms()) / 1000
+            try:
+                async with asyncio.timeout(max(0.0, left_s)):
+                    response = await self._talk(device_id, rpc_id, entry)
+            except TimeoutError:
+                error = RpcError.TIMEOUT if entry.was_sent else RpcError.NO_ACTIVE_CONNECTION
+                response = RpcResponse(error=error)
+            self._counters.add("rpc.failed" if response.error else "rpc.answered")
+            outcome = entry.resume(response)
+            first = [] if not request.is_from_cloud else self._answer_changes(request, response)
+            self._pipeline.resume(outcome, first)
+        finally:
+            self._open.pop((device_id, rpc_id), None)
+
+    async def _talk(self, device_id: UUID, rpc_id: int, entry: _Open) -> RpcResponse:
+        """Hand the call over (again after a lost connection) and wait for the answer."""
+        request = entry.request
+        while True:
+            session = self.session_of(device_id)
+            if session is None or not session.hears_rpc:
+                if request.is_oneway and not request.is_persisted:
+                    return RpcResponse(error=RpcError.NO_ACTIVE_CONNECTION)
+                entry.listening.clear()
+                await entry.listening.wait()
+                continue
+            if not entry.was_sent:
+                entry.was_sent = True
+                if request.is_from_cloud:
+                    await asyncio.shield(self._pipeline.commit(self._state_change(request, RpcState.SENT)))
+            entry.answer = asyncio.get_running_loop().create_future()
+            try:
+                answer = await session.channel.send_rpc(rpc_id, request)
+            except TransientError:
+                entry.listening.clear()
+                await entry.listening.wait()
+                continue
+            if answer is not None:
+                return answer
+            if request.is_oneway:
+                return RpcResponse(response="{}")
+            return await entry.answer
+
+    def answered(self, device_id: UUID, rpc_id: int, response: str) -> Receipt:
+        """The device's answer; the receipt is done when the answer's event is durable."""
+        entry = self._open.get((device_id, rpc_id))
+        if entry is not None and entry.answer is not None and not entry.answer.done():
+            entry.answer.set_result(RpcResponse(response=response))
+        else:
+            self._counters.add("rpc.stale_answers")
+        return self._pipeline.commit(())
+
+    def device_listens(self, device_id: UUID) -> None:
+        """The device subscribed to RPC: pending calls go out."""
+        for (owner, _), entry in self._open.items():
+            if owner == device_id:
+                entry.listening.set()
+
+    # ── calls made by devices ──
+
+    async def call_server(self, session: Session, request_id: int, method: str, params: Json) -> str | None:
+        """Through the rules; answered by a reply node or by the cloud, None when nobody does in time."""
+        key = (session.device.id, request_id)
+        future: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        if len(self._server_calls) >= MAX_OPEN:
+            raise RejectedError(f"{session.device.name}: more than {MAX_OPEN} calls to the server wait for answers")
+        self._server_calls[key] = future
+        message = Message(
+            type=MessageType.TO_SERVER_RPC_REQUEST.value,
+            originator=session.device.entity_id,
+            data={"method": method, "params": params},
+            metadata={
+                "deviceName": session.device.name,
+                "deviceType": session.device.type,
+                "requestId": str(request_id),
+                "serviceId": "edge-gateway",
+                "sessionId": str(session.id),
+            },
+            ts_ms=self._clock.now_ms(),
+        )
+        try:
+            self._pipeline.run([message])
+            async with asyncio.timeout(CLIENT_RPC_TIMEOUT_S):
+                return await future
+        except TimeoutError:
+            return None
+        finally:
+            if self._server_calls.get(key) is future:
+                del self._server_calls[key]
+
+    def _reply(self, reply: RuleReply) -> None:
+        self.server_answered(reply.device_id, reply.request_id, reply.response)
+
+    def server_answered(self, device_id: UUID, request_id: int, response: str) -> None:
+        """By a rule or by the cloud; an answer nobody waits for is ignored."""
+        future = self._server_calls.get((device_id, request_id))
+        if future is not None and not future.done():
+            future.set_result(response)
+
+    def open_calls(self) -> int:
+        """Calls under way."""
+        return len(self._open)
+
+    def _remember(self, uuid: UUID) -> None:
+        self._seen[uuid] = None
+        if len(self._seen) > REMEMBERED:
+            self._seen.popitem(last=False)
+
+    def _state_change(self, request: RpcRequest, state: RpcState) -> list[Change]:
+        if request.request_uuid is None:
+            return []
+        kept = {
+            "device_id": str(request.device_id),
+            "method": request.method,
+            "params": request.params,
+            "request_id": request.request_id,
+            "expires_ms": request.expires_ms,
+            "is_oneway": request.is_oneway,
+            "is_persisted": request.is_persisted,
+        }
+        return [SaveRpc(request.request_uuid, request.device_id, state, request.expires_ms, kept)]
+
+    def _answer_changes(self, request: RpcRequest, response: RpcResponse) -> list[Change]:
+        changes = self._state_change(request, RpcState.DONE)
+        if not request.is_persisted:
+            changes.append(_answer_event(request, response, self._clock.now_ms()))
+        return changes
+
+
+def _answer_event(request: RpcRequest, response: RpcResponse, now_ms: int) -> AppendEvent:
+    body: dict[str, Json] = {
+        "requestUUID": str(request.request_uuid),
+        "expirationTime": request.expires_ms,
+        "oneway": request.is_oneway,
+        "requestId": request.request_id,
+    }
+    if response.error is not None:
+        body["error"] = response.error.value
+    else:
+        body["response"] = response.response or "{}"
+    return AppendEvent(
+        CloudEvent(
+            type="DEVICE",
+            action=Action.RPC_CALL.value,
+            entity_id=request.device_id,
+            created_ms=now_ms,
+            body=orjson.dumps(body),
+            lane=Lane.EXPRESS,
+        )
+    )
+
+
+def _request_from(kept: Mapping[str, Json], request_uuid: UUID) -> RpcRequest:
+    return RpcRequest(
+        device_id=UUID(kept["device_id"]),
+        method=kept["method"],
+        params=kept["params"],
+        request_id=kept["request_id"],
+        expires_ms=kept["expires_ms"],
+        is_oneway=kept["is_oneway"],
+        is_persisted=kept["is_persisted"],
+        request_uuid=request_uuid,
+    )

@@ -1,0 +1,207 @@
+"""The present state that is kept in memory: devices, profiles, attributes, identity.
+
+It holds what is durable and nothing else: `apply` is called with changes after their commit.
+Telemetry is not here: its latest values are read from the store.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
+from typing import Any, Final
+from uuid import UUID
+
+from gateway.domain.changes import (
+    Change,
+    DeleteAttributes,
+    DeleteDevice,
+    DeleteEntity,
+    DeleteProfile,
+    SaveAttributes,
+    SaveDevice,
+    SaveEntity,
+    SaveProfile,
+    SaveSetting,
+)
+from gateway.domain.entity import Credentials, Device, DeviceProfile, EdgeIdentity, EntityId, Json
+from gateway.domain.telemetry import Attribute
+from gateway.ports import Snapshot
+
+STATEFUL: Final = frozenset(
+    {
+        SaveAttributes,
+        DeleteAttributes,
+        SaveDevice,
+        DeleteDevice,
+        SaveProfile,
+        DeleteProfile,
+        SaveEntity,
+        DeleteEntity,
+        SaveSetting,
+    }
+)
+"""The changes that `State.apply` acts on."""
+
+IN_MEMORY_ENTITIES: Final = frozenset({"ASSET", "CUSTOMER"})
+"""Kinds of opaque entities that rules may ask for; the others are only in the store."""
+
+
+class State:
+    """Implements `StateReader`."""
+
+    def __init__(self, snapshot: Snapshot) -> None:
+        self._devices: dict[UUID, Device] = {}
+        self._by_local_name: dict[str, UUID] = {}
+        self._by_name: dict[str, UUID] = {}
+        self._by_credentials: dict[str, UUID] = {}
+        self._profiles: dict[UUID, DeviceProfile] = {}
+        self._profiles_by_name: dict[str, UUID] = {}
+        self._attributes: dict[tuple[EntityId, str], dict[str, Attribute]] = {}
+        self._entities: dict[tuple[str, str], Json] = {}
+        self._settings: dict[str, Json] = dict(snapshot.settings)
+        self._identity: EdgeIdentity | None = None
+        for profile in snapshot.profiles:
+            self._put_profile(profile)
+        for device in snapshot.devices:
+            self._put_device(device)
+        for entity, scope, key, attribute in snapshot.attributes:
+            self._attributes.setdefault((entity, scope), {})[key] = attribute
+        for type_, key, json in snapshot.entities:
+            if type_ in IN_MEMORY_ENTITIES:
+                self._entities[type_, key] = json
+        self._read_identity()
+
+    def device(self, device_id: UUID) -> Device | None:
+        """By id."""
+        return self._devices.get(device_id)
+
+    def device_named(self, name: str) -> Device | None:
+        """By the local name, else by the cloud's."""
+        device_id = self._by_local_name.get(name) or self._by_name.get(name)
+        return self._devices.get(device_id) if device_id else None
+
+    def device_by_credentials(self, credentials_id: str) -> tuple[Credentials, Device] | None:
+        """By unique credentials id."""
+        device_id = self._by_credentials.get(credentials_id)
+        device = self._devices.get(device_id) if device_id else None
+        if device is None or device.credentials is None:
+            return None
+        return device.credentials, device
+
+    def devices(self) -> Iterator[Device]:
+        """All."""
+        return iter(self._devices.values())
+
+    def profile(self, profile_id: UUID) -> DeviceProfile | None:
+        """By id."""
+        return self._profiles.get(profile_id)
+
+    def profile_named(self, name: str) -> DeviceProfile | None:
+        """By name."""
+        profile_id = self._profiles_by_name.get(name)
+        return self._profiles.get(profile_id) if profile_id else None
+
+    def attribute(self, entity: EntityId, scope: str, key: str) -> Attribute | None:
+        """Latest durable value."""
+        scoped = self._attributes.get((entity, scope))
+        return scoped.get(key) if scoped else None
+
+    def attributes(self, entity: EntityId, scope: str) -> Mapping[str, Attribute]:
+        """All of one scope."""
+        return self._attributes.get((entity, scope), {})
+
+    def identity(self) -> EdgeIdentity | None:
+        """Who the cloud says we are."""
+        return self._identity
+
+    def entity_json(self, type_: str, key: str) -> Json | None:
+        """An opaque entity of one of the kinds in `IN_MEMORY_ENTITIES`."""
+        return self._entities.get((type_, key))
+
+    def setting(self, name: str) -> Json | None:
+        """A small named value of the gateway itself."""
+        return self._settings.get(name)
+
+    def apply(self, changes: Iterable[Change]) -> None:
+        """Follow what has become durable."""
+        for change in changes:
+            match change:
+                case SaveAttributes():
+                    scoped = self._attributes.setdefault((change.entity, change.scope), {})
+                    for key, value in change.values.items():
+                        scoped[key] = Attribute(change.ts_ms, value)
+                case DeleteAttributes():
+                    scoped = self._attributes.get((change.entity, change.scope), {})
+                    for key in change.keys:
+                        scoped.pop(key, None)
+                case SaveDevice():
+                    self._put_device(change.device)
+                case DeleteDevice():
+                    self._drop_device(change.device_id)
+                case SaveProfile():
+                    self._put_profile(change.profile)
+                case DeleteProfile():
+                    self._drop_profile(change.profile_id)
+                case SaveEntity() if change.type in IN_MEMORY_ENTITIES:
+                    self._entities[change.type, change.key] = change.json
+                case DeleteEntity():
+                    self._entities.pop((change.type, change.key), None)
+                case SaveSetting():
+                    self._set(change.name, change.value)
+                case _:
+                    pass
+
+    def _put_device(self, device: Device) -> None:
+        self._drop_names(device.id)
+        self._devices[device.id] = device
+        if device.local_name is not None:
+            self._by_local_name[device.local_name] = device.id
+        self._by_name[device.name] = device.id
+        if device.credentials is not None:
+            self._by_credentials[device.credentials.credentials_id] = device.id
+
+    def _drop_names(self, device_id: UUID) -> None:
+        old = self._devices.get(device_id)
+        if old is None:
+            return
+        for index, key in (
+            (self._by_local_name, old.local_name),
+            (self._by_name, old.name),
+            (self._by_credentials, old.credentials.credentials_id if old.credentials else None),
+        ):
+            if key is not None and index.get(key) == device_id:
+                del index[key]
+
+    def _drop_device(self, device_id: UUID) -> None:
+        self._drop_names(device_id)
+        self._devices.pop(device_id, None)
+        entity = EntityId("DEVICE", device_id)
+        for scope in ("CLIENT_SCOPE", "SERVER_SCOPE", "SHARED_SCOPE"):
+            self._attributes.pop((entity, scope), None)
+
+    def _put_profile(self, profile: DeviceProfile) -> None:
+        self._drop_profile(profile.id)
+        self._profiles[profile.id] = profile
+        self._profiles_by_name[profile.name] = profile.id
+
+    def _drop_profile(self, profile_id: UUID) -> None:
+        old = self._profiles.pop(profile_id, None)
+        if old is not None and self._profiles_by_name.get(old.name) == profile_id:
+            del self._profiles_by_name[old.name]
+
+    def _set(self, name: str, value: Json | None) -> None:
+        if value is None:
+            self._settings.pop(name, None)
+        else:
+            self._settings[name] = value
+        if name == "edge_identity":
+            self._read_identity()
+
+    def _read_identity(self) -> None:
+        kept: Any = self._settings.get("edge_identity")
+        self._identity = EdgeIdentity.from_json(kept) if kept else None
+
+
+def with_profile(device: Device, profile: DeviceProfile) -> Device:
+    """The device under this profile; its type is always the profile's name."""
+    return replace(device, profile_id=profile.id, type=profile.name)

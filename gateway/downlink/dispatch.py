@@ -1,0 +1,223 @@
+"""One command, one handler, one answer. Implements `DownlinkHandler`.
+
+A downlink is acknowledged when `handle` returns, so every handler awaits its receipt. All are idempotent:
+the cloud may send each message up to three times.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from uuid import UUID
+
+from gateway.domain.changes import Change, DeleteEntity, SaveEntity, SaveSetting
+from gateway.domain.cloud_event import Action
+from gateway.domain.downlink import (
+    AttributesReceived,
+    AttributesRemoved,
+    Command,
+    CredentialsRequested,
+    CredentialsUpdated,
+    Downlink,
+    EdgeConfigured,
+    EntityUpdated,
+    Ignored,
+    RpcAnswered,
+    RpcCalled,
+    SyncCompleted,
+    TelemetryReceived,
+    UpdateKind,
+)
+from gateway.domain.entity import EdgeIdentity, Json
+from gateway.domain.message import Message, MessageType
+from gateway.errors import RejectedError
+from gateway.ports import Clock, DeviceCommands, Receipt, RuleChains, StateReader
+from gateway.supervise import Counters
+
+log = logging.getLogger(__name__)
+
+KEPT_TYPES = frozenset({"ASSET", "ASSET_PROFILE", "CUSTOMER", "RELATION", "TENANT", "TENANT_PROFILE", "ENTITY_VIEW"})
+"""Entities kept as they came: assets and relations for the rules, the others for a person to look at."""
+
+
+class Dispatcher:
+    """Implements `DownlinkHandler`."""
+
+    def __init__(
+        self,
+        devices: DeviceCommands,
+        chains: RuleChains,
+        commit: Callable[[Sequence[Change]], Receipt],
+        state: StateReader,
+        clock: Clock,
+        counters: Counters,
+    ) -> None:
+        self._devices, self._chains, self._commit, self._state = devices, chains, commit, state
+        self._clock, self._counters = clock, counters
+
+    async def connected(self, identity: EdgeIdentity) -> bool:
+        """Remember who we are; True when a full sync is needed."""
+        known = self._state.identity()
+        is_new = known is None or known.edge_id != identity.edge_id
+        if known is not None and is_new:
+            log.warning(
+                "cloud: this gateway now is the edge %r (%s); it was %r (%s) before",
+                identity.name,
+                identity.edge_id,
+                known.name,
+                known.edge_id,
+            )
+        if identity != known:
+            await self._commit([SaveSetting("edge_identity", identity.to_json())])
+        if is_new:
+            await self._commit([SaveSetting("sync_done", False)])
+            await self._devices.append_event("EDGE", Action.ATTRIBUTES_REQUEST, identity.edge_id)
+            await self._devices.append_event("EDGE", Action.RELATION_REQUEST, identity.edge_id)
+        return self._state.setting("sync_done") is not True
+
+    async def handle(self, downlink: Downlink) -> None:
+        """Apply the commands in order; the first that is rejected ends the message."""
+        self._counters.add("downlink.messages")
+        for command in downlink.commands:
+            await self._apply(command)
+        await self._ask_for_the_rest(downlink)
+
+    async def _apply(self, command: Command) -> None:
+        match command:
+            case SyncCompleted():
+                await self._sync_completed()
+            case EdgeConfigured(identity):
+                await self.connected(identity)
+            case TelemetryReceived(entity, series):
+                for item in series:
+                    await self._devices.post_from_cloud(
+                        Message(
+                            type=MessageType.POST_TELEMETRY_REQUEST.value,
+                            originator=entity,
+                            data=dict(item.values),
+                            metadata={"ts": str(item.ts_ms)},
+                            ts_ms=item.ts_ms,
+                        )
+                    )
+            case AttributesReceived(entity, scope, values, ts_ms, is_post) if is_post:
+                await self._devices.post_from_cloud(
+                    Message(
+                        type=MessageType.POST_ATTRIBUTES_REQUEST.value,
+                        originator=entity,
+                        data=dict(values),
+                        metadata={"scope": scope},
+                        ts_ms=ts_ms or self._clock.now_ms(),
+                    )
+                )
+            case AttributesReceived(entity, scope, values, ts_ms, _):
+                await self._devices.update_attributes(entity, scope, values, ts_ms)
+            case AttributesRemoved(entity, scope, keys):
+                await self._devices.delete_attributes(entity, scope, keys)
+            case RpcCalled(request):
+                await self._devices.call_device(request)
+            case RpcAnswered(device_id, request_id, session_id, response, error):
+                await self._devices.answer_device(device_id, request_id, session_id, response or error)
+            case CredentialsRequested(device_id):
+                if self._state.device(device_id) is not None:
+                    await self._devices.append_event("DEVICE", Action.CREDENTIALS_UPDATED, device_id)
+            case CredentialsUpdated(device_id, json):
+                await self._devices.put_credentials(device_id, json)
+            case EntityUpdated():
+                await self._entity(command)
+            case Ignored(name):
+                self._counters.add("downlink.ignored")
+                log.debug("downlink: %s is acknowledged and not kept", name)
+
+    async def _sync_completed(self) -> None:
+        if self._state.setting("sync_done") is not True:
+            await self._commit([SaveSetting("sync_done", True)])
+            identity = self._state.identity()
+            if identity is not None:
+                await self._devices.append_event("TENANT", Action.ATTRIBUTES_REQUEST, identity.tenant_id)
+
+    async def _entity(self, update: EntityUpdated) -> None:
+        is_deleted = update.kind is UpdateKind.DELETED
+        match update.type:
+            case "DEVICE":
+                device_id = _needs_id(update)
+                if is_deleted:
+                    await self._devices.delete_device(device_id)
+                else:
+                    await self._devices.put_device(device_id, _needs_json(update))
+            case "DEVICE_PROFILE":
+                profile_id = _needs_id(update)
+                if is_deleted:
+                    await self._devices.delete_profile(profile_id)
+                else:
+                    await self._devices.put_profile(profile_id, _needs_json(update))
+            case "RULE_CHAIN":
+                await self._chain(update, is_deleted)
+            case "RULE_CHAIN_METADATA":
+                json = _needs_json(update)
+                chain_id = update.id or _chain_id(json)
+                if json.get("nodes"):
+                    await self._keep(SaveEntity("RULE_CHAIN_METADATA", str(chain_id), json))
+                    self._chains.put_metadata(chain_id, json)
+            case kind if kind in KEPT_TYPES:
+                key = str(update.id) if update.id else _relation_key(_needs_json(update))
+                await self._keep(DeleteEntity(kind, key) if is_deleted else SaveEntity(kind, key, _needs_json(update)))
+            case kind:
+                self._counters.add("downlink.ignored")
+                log.debug("downlink: %s is acknowledged and not kept", kind)
+
+    async def _chain(self, update: EntityUpdated, is_deleted: bool) -> None:
+        chain_id = _needs_id(update)
+        if is_deleted:
+            await self._keep(
+                DeleteEntity("RULE_CHAIN", str(chain_id)), DeleteEntity("RULE_CHAIN_METADATA", str(chain_id))
+            )
+            self._chains.remove_chain(chain_id)
+        else:
+            json = _needs_json(update)
+            await self._keep(SaveEntity("RULE_CHAIN", str(chain_id), json))
+            self._chains.put_chain(chain_id, json)
+
+    async def _ask_for_the_rest(self, downlink: Downlink) -> None:
+        """A 3.7 server sends chains without metadata and devices without credentials: they are asked for."""
+        kinds = {(c.type, c.id) for c in downlink.commands if isinstance(c, EntityUpdated)}
+        with_credentials = {c.device_id for c in downlink.commands if isinstance(c, CredentialsUpdated)}
+        has_metadata = any(type_ == "RULE_CHAIN_METADATA" for type_, _ in kinds)
+        for command in downlink.commands:
+            if not isinstance(command, EntityUpdated) or command.kind is UpdateKind.DELETED or command.id is None:
+                continue
+            if command.type == "RULE_CHAIN" and not has_metadata:
+                await self._devices.append_event("RULE_CHAIN", Action.RULE_CHAIN_METADATA_REQUEST, command.id)
+            elif command.type == "DEVICE" and command.id not in with_credentials:
+                device = self._state.device(command.id)
+                if device is not None and device.credentials is None:
+                    await self._devices.append_event("DEVICE", Action.CREDENTIALS_REQUEST, command.id)
+
+    async def _keep(self, *changes: Change) -> None:
+        await self._commit(changes)
+
+
+def _needs_id(update: EntityUpdated) -> UUID:
+    if update.id is None:
+        raise RejectedError(f"{update.type} without an id")
+    return update.id
+
+
+def _needs_json(update: EntityUpdated) -> Mapping[str, Json]:
+    if not isinstance(update.json, dict):
+        raise RejectedError(f"{update.type} {update.id or ''}: no entity JSON")
+    return update.json
+
+
+def _chain_id(json: Mapping[str, Json]) -> UUID:
+    try:
+        return UUID(json["ruleChainId"]["id"])
+    except (KeyError, TypeError, ValueError):
+        raise RejectedError("RULE_CHAIN_METADATA without a ruleChainId") from None
+
+
+def _relation_key(json: Mapping[str, Json]) -> str:
+    def end(name: str) -> str:
+        member = json.get(name)
+        return f"{member.get('entityType')}:{member.get('id')}" if isinstance(member, dict) else "?"
+
+    return f"{end('from')}>{json.get('typeGroup')}/{json.get('type')}>{end('to')}"
