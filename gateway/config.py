@@ -257,6 +257,8 @@ def load_config(path: Path | None, environ: Mapping[str, str]) -> GatewayConfig:
         tree = _read_yaml(path)
         for extra in sorted((path.parent / "conf.d").glob("*.yaml")):
             _merge(tree, _read_yaml(extra))
+    # A section whose keys are all commented out reads as null: it means the defaults.
+    tree = {section: content for section, content in tree.items() if content is not None}
     _overlay_environment(tree, environ)
     config = parse_config(GatewayConfig, tree, where="")
     return _with_secret_files(config, environ)

@@ -218,7 +218,11 @@ class Driver(Protocol):
         ...
 
     async def read(self, poll: Poll) -> Sequence[Reading]:
-        """One request on the wire. TransientError: silent device; RejectedError: it refused this request."""
+        """One request on the wire.
+
+        TransientError: silent device; its `BusLost`: nobody on this bus can be reached; RejectedError: the
+        device refused this request.
+        """
         ...
 
     async def write(self, command: Write) -> Value:
@@ -233,6 +237,10 @@ class Driver(Protocol):
         """None: no such tag."""
         ...
 
+    def faults(self) -> Mapping[str, str]:
+        """Tags that give no reading now, though their device answers: `device.key` to the reason. For a person."""
+        ...
+
 
 @dataclass(frozen=True, slots=True)
 class DriverPlugin:
@@ -241,6 +249,8 @@ class DriverPlugin:
     kind: str
     config: type[BaseModel]
     open: Callable[[Any, Clock], AbstractAsyncContextManager[Driver]]
+    devices: Callable[[Any], Sequence[DriverDevice]] = lambda config: ()
+    """Those that are known from the configuration alone, so that they exist before anything is opened."""
 
 
 # ───────────────────────────── rules ─────────────────────────────
@@ -352,7 +362,8 @@ class Committer(Protocol):
     """Units of work in, receipts out; many units share one transaction and one fsync."""
 
     def submit(self, unit: UnitOfWork) -> Receipt:
-        """An empty unit is done when everything submitted before it is."""
+        """An empty unit is done when everything submitted before it is. The receipt is never done yet when it
+        is returned: callbacks added at once run before whoever awaits it goes on."""
         ...
 
     @property
@@ -414,6 +425,10 @@ class Store(Protocol):
     @property
     def events(self) -> CloudEvents:
         """The queue's reading side."""
+        ...
+
+    async def maintain(self) -> None:
+        """Once a minute: old history and old confirmed events go, the file gives space back."""
         ...
 
 

@@ -1,0 +1,281 @@
+"""The composition root: the only file that names every concrete class, in the order of the flow."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import logging
+import os
+import signal
+from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack
+from typing import Any
+from uuid import UUID
+
+from gateway import __version__
+from gateway.broker import MqttBroker
+from gateway.config import DeviceConfig, GatewayConfig
+from gateway.devices import Commands, Found, Inlet, Pipeline, RpcDesk, State, found_devices
+from gateway.devices.founding import basic_credentials, token_credentials
+from gateway.domain.cloud_event import Lane
+from gateway.downlink import Dispatcher
+from gateway.fieldbus import Fieldbus
+from gateway.health import Watchdog
+from gateway.ports import Clock, Snapshot, Store
+from gateway.rules import RuleEngine
+from gateway.store import GroupCommitter, open_store
+from gateway.supervise import Backoff, Counters, SystemClock, supervise
+from gateway.web import LocalApi
+
+log = logging.getLogger(__name__)
+
+MAINTENANCE_S = 60.0
+
+
+class Gateway:
+    """One running gateway. `ready` is set when devices may connect."""
+
+    def __init__(self, config: GatewayConfig, clock: Clock | None = None) -> None:
+        self.config = config
+        self.clock = clock or SystemClock()
+        self.counters = Counters()
+        self.ready = asyncio.Event()
+        self.started_ms = self.clock.now_ms()
+        self.port = 0
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Open the rooms in the order of the flow and serve until `stop`; they close in reverse.
+
+        Raises:
+            ConfigError: Something in the configuration cannot be used; nothing was started.
+        """
+        config, clock, counters = self.config, self.clock, self.counters
+        async with AsyncExitStack() as rooms:
+            store = await rooms.enter_async_context(open_store(config.store, config.state_dir, clock, counters))
+            snapshot = await store.load()
+            committer = GroupCommitter(store, clock, counters)
+            state = State(snapshot)
+            rules = RuleEngine(state, config.rules, clock, counters)
+            rules.load_files()
+            _restore_chains(rules, snapshot)
+            pipeline = Pipeline(rules, committer, state, counters)
+            rpc = RpcDesk(pipeline, state, clock, counters)
+            inlet = Inlet(state, pipeline, committer, rpc, clock, counters)
+            broker = MqttBroker(config.broker, inlet, clock, counters)
+            fieldbus = Fieldbus(config.buses, inlet, clock, counters)
+            wanted = [_found(device) for device in config.devices]
+            configured = {found.name for found in wanted}
+            wanted += [
+                Found(name=device.name, profile=device.profile, label=device.label)
+                for device in fieldbus.devices()
+                if device.name not in configured
+            ]
+            changes = found_devices(wanted, state, clock.now_ms())
+
+            devices = Commands(state, pipeline, inlet, rpc, clock)
+            downlink = Dispatcher(devices, rules, pipeline.commit, state, clock, counters)
+            status_parts: dict[str, Callable[[], Any]] = {}
+
+            committing = asyncio.create_task(committer.serve(), name=committer.name)
+            try:
+                if changes:
+                    await _first(pipeline.commit(changes), committing)
+                async with asyncio.TaskGroup() as tasks:
+
+                    def keep(name: str, serve: Callable[[], Awaitable[None]]) -> asyncio.Task[None]:
+                        return tasks.create_task(supervise(name, serve, Backoff(1.0, 30.0), clock), name=name)
+
+                    tasks.create_task(_watch(committing), name="committer watch")
+                    mouths = [keep(rpc.name, rpc.serve)]  # what takes things in: stopped first
+                    rpc.recover(snapshot)
+                    mouths.append(keep(broker.name, broker.serve))
+                    await _first(asyncio.ensure_future(broker.ready.wait()), committing, timeout_s=10)
+                    mouths.append(keep(fieldbus.name, fieldbus.serve))
+                    if config.cloud.enabled:
+                        # Imported when needed: a gateway without a cloud does not pay for gRPC.
+                        from gateway.cloud import GrpcLink
+                        from gateway.uplink import Uplink
+
+                        link = GrpcLink(config.cloud, downlink, state, clock, counters)
+                        uplink = Uplink(config.cloud, store.events, link, committer, clock, counters)
+                        reconnect = Backoff(config.cloud.reconnect_ms / 1000, config.cloud.reconnect_max_ms / 1000)
+                        tasks.create_task(supervise(link.name, link.serve, reconnect, clock), name=link.name)
+                        keep(uplink.name, uplink.serve)
+                        status_parts |= {"cloud": link.status, "uplink": uplink.status}
+                    status_parts |= {
+                        "buses": fieldbus.status,
+                        "rules": lambda: {"chains": rules.chains(), "problems": rules.problems()},
+                        "devices": lambda: _devices(state, inlet),
+                        "mqtt": lambda: {"port": broker.port, "connections": broker.connections()},
+                    }
+
+                    async def status() -> dict[str, Any]:
+                        return await self._status(store, committer, status_parts)
+
+                    api = LocalApi(config.socket_path, status, store.events, counters.all)
+                    keep(api.name, api.serve)
+                    keep("maintenance", lambda: self._maintain(store))
+                    watchdog = Watchdog(clock, committer.oldest_waiting_s, lambda: _summary(status_parts))
+                    keep(watchdog.name, watchdog.serve)
+
+                    self.port = broker.port
+                    # What lives from here on is small and short: the collector need not walk the rest again.
+                    gc.collect()
+                    gc.freeze()
+                    gc.set_threshold(50_000, 20, 50)
+                    self.ready.set()
+                    log.info("edge-gateway %s is ready: MQTT on port %d", __version__, broker.port)
+                    await stop.wait()
+                    log.info("stopping")
+                    for mouth in mouths:
+                        mouth.cancel()
+                    await asyncio.wait(mouths, timeout=5)
+                    await committer.drain()
+                    raise _Stop
+            except* _Stop:
+                pass
+            finally:
+                committing.cancel()
+                await asyncio.wait([committing])
+
+    async def _maintain(self, store: Store) -> None:
+        while True:
+            await self.clock.sleep(MAINTENANCE_S)
+            await store.maintain()
+
+    async def _status(
+        self, store: Store, committer: GroupCommitter, parts: dict[str, Callable[[], Any]]
+    ) -> dict[str, Any]:
+        depth = await store.events.depth()
+        now_ms = self.clock.now_ms()
+        return {
+            "version": __version__,
+            "uptime_s": (now_ms - self.started_ms) // 1000,
+            "queue": {
+                "pending": depth.pending[Lane.MAIN],
+                "pending_express": depth.pending[Lane.EXPRESS],
+                "deployed": depth.deployed[Lane.MAIN] + depth.deployed[Lane.EXPRESS],
+                "parked": depth.parked,
+                "lag_s": round((now_ms - depth.oldest_ms) / 1000, 3) if depth.oldest_ms else 0.0,
+            },
+            "store": {
+                "kind": self.config.store.kind,
+                "last_commit_ms": round(committer.last_commit_s * 1000, 3),
+                "oldest_waiting_s": round(committer.oldest_waiting_s(), 3),
+            },
+            **{name: part() for name, part in parts.items()},
+            "counters": self.counters.all(),
+            "memory_bytes": _resident_bytes(),
+        }
+
+
+class _Stop(Exception):
+    """Asked to stop."""
+
+
+def check(config: GatewayConfig) -> list[str]:
+    """Everything that can be known without starting: drivers, rule chains, credentials that clash.
+
+    Returns:
+        Remarks that are no errors (a rule node that will answer Failure).
+
+    Raises:
+        ConfigError: With the path in the file and what would be right.
+    """
+    state = State(Snapshot())
+    counters, clock = Counters(), SystemClock()
+    rules = RuleEngine(state, config.rules, clock, counters)
+    rules.load_files()
+    fieldbus = Fieldbus(config.buses, _NoInlet(), clock, counters)
+    wanted = [_found(device) for device in config.devices]
+    wanted += [Found(name=device.name, profile=device.profile) for device in fieldbus.devices()]
+    found_devices(wanted, state, 0)
+    remarks = [str(problem) for problem in rules.problems()]
+    if config.cloud.enabled and not (
+        config.cloud.routing_key.get_secret_value() and config.cloud.routing_secret.get_secret_value()
+    ):
+        remarks.append(
+            "cloud: no routing_key and routing_secret: everything works locally and waits in the queue"
+            " (set cloud.enabled: false if that is meant)"
+        )
+    return remarks
+
+
+async def run_until_signal(config: GatewayConfig) -> None:
+    """`edge-gateway run`: SIGTERM and SIGINT end it in order."""
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    await Gateway(config).run(stop)
+
+
+def _restore_chains(rules: RuleEngine, snapshot: Snapshot) -> None:
+    metadata = {key: json for type_, key, json in snapshot.entities if type_ == "RULE_CHAIN_METADATA"}
+    for type_, key, json in snapshot.entities:
+        if type_ == "RULE_CHAIN":
+            rules.put_chain(UUID(key), json)
+            if key in metadata:
+                rules.put_metadata(UUID(key), metadata[key])
+
+
+def _found(device: DeviceConfig) -> Found:
+    credentials = None
+    if device.access_token is not None:
+        credentials = token_credentials(device.access_token.get_secret_value())
+    elif device.mqtt_basic is not None:
+        basic = device.mqtt_basic
+        password = basic.password.get_secret_value() if basic.password else None
+        credentials = basic_credentials(basic.client_id, basic.user_name, password)
+    return Found(
+        name=device.name,
+        profile=device.profile,
+        label=device.label,
+        is_gateway=device.gateway,
+        credentials=credentials,
+    )
+
+
+async def _first(wanted: asyncio.Future[Any], committing: asyncio.Task[None], timeout_s: float | None = None) -> None:
+    """Wait for `wanted`, unless the committer dies of a bug meanwhile; a timeout only ends the waiting."""
+    await asyncio.wait([wanted, committing], return_when=asyncio.FIRST_COMPLETED, timeout=timeout_s)
+    if committing.done():
+        committing.result()
+    if wanted.done():
+        wanted.result()
+    else:
+        wanted.cancel()
+
+
+async def _watch(committing: asyncio.Task[None]) -> None:
+    """A bug in the committer ends the process."""
+    await asyncio.wait([committing])
+    committing.result()
+
+
+def _devices(state: State, inlet: Inlet) -> list[dict[str, Any]]:
+    sessions = inlet.sessions()
+    return [
+        {
+            "name": device.local_name or device.name,
+            "profile": device.type,
+            "origin": device.origin,
+            "is_online": device.id in sessions,
+            "readings": sessions[device.id].readings if device.id in sessions else 0,
+            "last_activity_ms": sessions[device.id].last_activity_ms if device.id in sessions else None,
+        }
+        for device in state.devices()
+    ]
+
+
+def _summary(parts: dict[str, Callable[[], Any]]) -> str:
+    cloud = parts["cloud"]()["state"] if "cloud" in parts else "off"
+    return f"cloud {cloud}, {parts['mqtt']()['connections']} MQTT connections"
+
+
+def _resident_bytes() -> int:
+    try:
+        with open("/proc/self/statm") as file:
+            return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except OSError:
+        return 0

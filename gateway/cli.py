@@ -1,0 +1,214 @@
+"""The command line. `run` imports the gateway only; every other command only what it needs."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from gateway import __version__
+from gateway.errors import ConfigError, RefusedError, TransientError
+
+if TYPE_CHECKING:
+    from gateway.config import GatewayConfig
+
+EXIT_CONFIG = 78  # EX_CONFIG of sysexits(3): the unit does not restart on it
+
+SYSTEM_CONFIG = Path("/etc/edge-gateway/gateway.yaml")
+
+config_option = click.option(
+    "--config",
+    "-c",
+    "config_path",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help=f"Configuration file; default {SYSTEM_CONFIG}, else config/gateway.yaml here.",
+)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="edge-gateway")
+def main() -> None:
+    """An industrial IoT gateway: MQTT and Modbus in, rules and a durable queue inside, a ThingsBoard cloud above."""
+
+
+@main.command()
+@config_option
+def run(config_path: Path | None) -> None:
+    """Run the gateway until SIGTERM."""
+    config = _load(config_path)
+    from gateway.health import set_up_logging
+
+    set_up_logging(config.log.level)
+    from gateway.app import run_until_signal
+
+    try:
+        _run(run_until_signal(config))
+    except* ConfigError as errors:
+        _fail_config(errors.exceptions[0])
+    except* (TransientError, RefusedError) as errors:
+        click.echo(f"edge-gateway: {_first(errors)}", err=True)
+        sys.exit(1)
+
+
+@main.command("check-config")
+@config_option
+@click.option("--quiet", is_flag=True, help="Say nothing when all is well.")
+def check_config(config_path: Path | None, quiet: bool) -> None:
+    """Check the configuration, drivers and rule chains included; exit code 78 when something is wrong."""
+    config = _load(config_path)
+    from gateway.app import check
+
+    try:
+        remarks = check(config)
+    except ConfigError as error:
+        _fail_config(error)
+    for remark in remarks:
+        click.echo(f"note: {remark}", err=True)
+    if not quiet:
+        click.echo("the configuration is good")
+
+
+@main.command()
+@config_option
+@click.option("--json", "as_json", is_flag=True, help="The whole answer as JSON.")
+def status(config_path: Path | None, as_json: bool) -> None:
+    """Connection, queue, devices, drivers. Exit code 0 healthy, 1 degraded, 2 not running."""
+    answer = _ask(_load(config_path), "/status")
+    if as_json:
+        click.echo(json.dumps(answer, indent=2))
+    else:
+        from gateway.status_view import render
+
+        render(answer)
+    from gateway.status_view import is_healthy
+
+    sys.exit(0 if is_healthy(answer) else 1)
+
+
+@main.command()
+@config_option
+@click.option("--status", "wanted", type=click.Choice(["pending", "deployed", "parked"], case_sensitive=False))
+@click.option("--limit", default=20, show_default=True, type=click.IntRange(1, 10_000))
+@click.option("--before", type=int, help="Only events with a smaller seq_id.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON array.")
+def events(config_path: Path | None, wanted: str | None, limit: int, before: int | None, as_json: bool) -> None:
+    """Cloud events, newest first."""
+    query = f"?limit={limit}" + (f"&status={wanted}" if wanted else "") + (f"&before={before}" if before else "")
+    rows = _ask(_load(config_path), f"/events{query}")
+    if as_json:
+        click.echo(json.dumps(rows, indent=2))
+        return
+    for row in rows:
+        moment = time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(row["createdTime"] / 1000))
+        body = (row["entityBody"] or "")[:100]
+        reason = f"  refused {row['tries']} times: {row['reason']}" if "reason" in row else ""
+        click.echo(
+            f"{row['seqId']:>8} {row['lane'].lower():<7} {moment}Z {row['status']:<8} {row['type']}/{row['action']}"
+            f" {row['entityId'] or ''} {body}{reason}"
+        )
+    if not rows:
+        click.echo("no events", err=True)
+
+
+@main.command("cloud-sim")
+@click.option("--grpc-port", default=7070, show_default=True)
+@click.option("--http-port", default=7080, show_default=True)
+@click.option("--host", default="127.0.0.1", show_default=True)
+@click.option("--routing-key", default="demo-key", show_default=True)
+@click.option("--routing-secret", default="demo-secret", show_default=True)
+@click.option("--release", default="4.3", show_default=True, help="The server release to play: 3.7 … 4.3.")
+@click.option("--rtt-ms", default=0, show_default=True, help="Delay of every answer.")
+@click.option("--view/--no-view", default=None, help="Live terminal view; default: when it is a terminal.")
+def cloud_sim(
+    grpc_port: int,
+    http_port: int,
+    host: str,
+    routing_key: str,
+    routing_secret: str,
+    release: str,
+    rtt_ms: int,
+    view: bool | None,
+) -> None:
+    """A stand-in for the cloud, to develop and test against. Not for production."""
+    from gateway.cloudsim import CloudSimOptions
+    from gateway.cloudsim import run as run_cloud_sim
+
+    options = CloudSimOptions(
+        grpc_port=grpc_port,
+        http_port=http_port,
+        host=host,
+        routing_key=routing_key,
+        routing_secret=routing_secret,
+        version=release,
+        rtt_ms=rtt_ms,
+        show_view=sys.stdout.isatty() if view is None else view,
+    )
+    _run(run_cloud_sim(options))
+
+
+@main.command()
+@click.option("--keep", is_flag=True, help="Leave everything running at the end, until Ctrl-C.")
+@click.option("--seconds", default=45, show_default=True, help="How long data flow before the final drain.")
+def demo(keep: bool, seconds: int) -> None:
+    """The whole path in one terminal: a plant, a device, the gateway, a cloud that goes away and comes back."""
+    from gateway.demo import run_demo
+
+    sys.exit(_run(run_demo(keep=keep, seconds=seconds)))
+
+
+@main.command("config-sample")
+def config_sample() -> None:
+    """Print the sample configuration: every key, its default, why."""
+    from gateway.config_sample import sample_yaml
+
+    click.echo(sample_yaml(), nl=False)
+
+
+def _load(path: Path | None) -> GatewayConfig:
+    from gateway.config import load_config
+
+    if path is None:
+        path = next((p for p in (SYSTEM_CONFIG, Path("config/gateway.yaml")) if p.is_file()), None)
+    try:
+        return load_config(path, os.environ)
+    except ConfigError as error:
+        _fail_config(error, path)
+
+
+def _fail_config(error: BaseException, path: Path | None = None) -> Any:
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    prefix = f"{path}: " if path and str(path) not in str(error) else ""
+    click.echo(f"edge-gateway: {prefix}{error}", err=True)
+    sys.exit(EXIT_CONFIG)
+
+
+def _first(error: BaseException) -> BaseException:
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error
+
+
+def _run(main_coroutine: Any) -> Any:
+    """On uvloop where it exists."""
+    try:
+        import uvloop
+    except ImportError:
+        return asyncio.run(main_coroutine)
+    return uvloop.run(main_coroutine)
+
+
+def _ask(config: GatewayConfig, path: str) -> Any:
+    from gateway.status_view import LocalApiError, ask
+
+    try:
+        return ask(config.socket_path, path)
+    except LocalApiError as error:
+        click.echo(f"edge-gateway: {error}", err=True)
+        sys.exit(2)

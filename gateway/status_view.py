@@ -1,0 +1,122 @@
+"""`edge-gateway status`: asks the running gateway over its socket and shows one screen."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import socket
+from pathlib import Path
+from typing import Any, Final
+
+PENDING_HEALTHY: Final = 1000
+PENDING_WARNING: Final = 5000
+LAG_HEALTHY_S: Final = 5.0
+LAG_WARNING_S: Final = 30.0
+
+
+class LocalApiError(Exception):
+    """The gateway did not answer on its socket."""
+
+
+class _UnixConnection(http.client.HTTPConnection):
+    def __init__(self, path: Path) -> None:
+        super().__init__("localhost", timeout=10)
+        self._path = path
+
+    def connect(self) -> None:
+        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.sock.settimeout(self.timeout)
+        self.sock.connect(str(self._path))
+
+
+def ask(socket_path: Path, path: str) -> Any:
+    """GET, parsed JSON.
+
+    Raises:
+        LocalApiError: Not running, no rights, or an error answer; the text says which.
+    """
+    connection = _UnixConnection(socket_path)
+    try:
+        connection.request("GET", path)
+        response = connection.getresponse()
+        answer = json.loads(response.read())
+    except PermissionError:
+        raise LocalApiError(f"no rights for {socket_path}: try as root or as a member of its group") from None
+    except (FileNotFoundError, ConnectionRefusedError):
+        raise LocalApiError(f"no gateway answers on {socket_path}; is it running, with this configuration?") from None
+    except (OSError, ValueError) as error:
+        raise LocalApiError(f"{socket_path}: {error}") from None
+    finally:
+        connection.close()
+    if response.status != 200:
+        raise LocalApiError(answer.get("error", f"HTTP {response.status}"))
+    return answer
+
+
+def is_healthy(status: dict[str, Any]) -> bool:
+    """No warning of `judge`."""
+    return not judge(status)
+
+
+def judge(status: dict[str, Any]) -> list[str]:
+    """What a person should look at; empty when all is well."""
+    remarks = []
+    queue = status["queue"]
+    cloud = status.get("cloud")
+    if queue["pending"] > PENDING_WARNING:
+        remarks.append(f"{queue['pending']} events wait for the cloud")
+    if queue["lag_s"] > LAG_WARNING_S:
+        remarks.append(f"the oldest waiting event is {queue['lag_s']:.0f} s old")
+    if queue["parked"]:
+        remarks.append(f"{queue['parked']} events are parked: edge-gateway events --status parked")
+    if cloud and cloud["state"] != "READY":
+        remarks.append(f"the cloud link is {cloud['state']}: {cloud.get('last_error') or 'connecting'}")
+    for bus in status.get("buses", []):
+        if not bus.get("connected", True):
+            remarks.append(f"bus {bus['name']} is not connected")
+    if status["store"]["oldest_waiting_s"] > 5:
+        remarks.append(f"the store has not answered for {status['store']['oldest_waiting_s']:.0f} s")
+    remarks += [f"rule problem: {problem}" for problem in status["rules"]["problems"]]
+    return remarks
+
+
+def render(status: dict[str, Any]) -> None:
+    """One screen."""
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console()
+    queue, cloud = status["queue"], status.get("cloud")
+    state = (
+        f"{cloud['state']}" + (f" as {cloud['identity']!r}" if cloud and cloud.get("identity") else "")
+        if cloud
+        else "off"
+    )
+    console.print(f"edge-gateway {status['version']}, up {status['uptime_s']} s, {status['memory_bytes'] >> 20} MB")
+    console.print(f"cloud    {state}" + (f"  ({cloud['last_error']})" if cloud and cloud.get("last_error") else ""))
+    console.print(
+        f"queue    {queue['pending']} pending, {queue['deployed']} deployed, {queue['parked']} parked,"
+        f" lag {queue['lag_s']:.1f} s"
+    )
+    console.print(f"mqtt     port {status['mqtt']['port']}, {status['mqtt']['connections']} connections")
+    for bus in status.get("buses", []):
+        console.print(
+            f"bus      {bus['name']} ({bus['kind']}): {'connected' if bus.get('connected') else 'not connected'}"
+        )
+    for chain in status["rules"]["chains"]:
+        console.print(f"rules    {_short(chain)}")
+    table = Table("device", "profile", "from", "online", "readings")
+    for device in status["devices"][:50]:
+        online = "yes" if device["is_online"] else "-"
+        table.add_row(device["name"], device["profile"], device["origin"].lower(), online, str(device["readings"]))
+    console.print(table)
+    if len(status["devices"]) > 50:
+        console.print(f"… and {len(status['devices']) - 50} devices more")
+    for remark in judge(status):
+        console.print(f"[yellow]![/] {remark}", highlight=False)
+
+
+def _short(chain: Any) -> str:
+    if isinstance(chain, dict):
+        return ", ".join(f"{key} {value}" for key, value in chain.items() if not isinstance(value, list | dict))
+    return str(chain)

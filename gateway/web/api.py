@@ -1,0 +1,131 @@
+"""The local API behind `edge-gateway status` and `events`: JSON over HTTP on a unix socket.
+
+The socket's mode (0660, in a directory of mode 0750) is the credential: the service's user and group.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from gateway.domain.cloud_event import EventStatus, StoredEvent
+from gateway.errors import TransientError
+from gateway.ports import CloudEvents
+
+if TYPE_CHECKING:
+    from starlette.requests import Request
+    from starlette.responses import Response
+
+MAX_ROWS = 10_000
+
+
+class LocalApi:
+    """GET /status, GET /events?status=&limit=&before=, GET /metrics."""
+
+    name = "api"
+
+    def __init__(
+        self,
+        socket_path: Path,
+        status: Callable[[], Awaitable[dict[str, Any]]],
+        events: CloudEvents,
+        counters: Callable[[], dict[str, int]],
+    ) -> None:
+        self._path, self._status, self._events, self._counters = socket_path, status, events, counters
+
+    async def serve(self) -> None:
+        """Until cancelled. Imported late: an idle gateway has started before the web libraries are read."""
+        import uvicorn
+        from starlette.applications import Starlette
+        from starlette.routing import Route
+
+        app = Starlette(
+            routes=[
+                Route("/status", self._get_status),
+                Route("/events", self._get_events),
+                Route("/metrics", self._get_metrics),
+            ]
+        )
+
+        class Server(uvicorn.Server):
+            """Signals belong to the gateway."""
+
+            def capture_signals(self) -> contextlib.AbstractContextManager[None]:
+                return contextlib.nullcontext()
+
+        with self._listen() as listener:
+            server = Server(uvicorn.Config(app, log_config=None, lifespan="off", access_log=False, ws="none"))
+            try:
+                await server.serve(sockets=[listener])
+            finally:
+                self._path.unlink(missing_ok=True)
+
+    def _listen(self) -> socket.socket:
+        listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            self._path.unlink(missing_ok=True)
+            listener.bind(str(self._path))
+            os.chmod(self._path, 0o660)
+        except OSError as error:
+            listener.close()
+            raise TransientError(f"api: cannot listen on {self._path}: {error.strerror or error}") from error
+        return listener
+
+    async def _get_status(self, request: Request) -> Response:
+        return _json(await self._status())
+
+    async def _get_events(self, request: Request) -> Response:
+        query = request.query_params
+        try:
+            status = EventStatus(query["status"].upper()) if query.get("status") else None
+            limit = max(1, min(MAX_ROWS, int(query.get("limit", "50"))))
+            before = int(query["before"]) if query.get("before") else None
+        except ValueError as error:
+            names = ", ".join(EventStatus)
+            return _json({"error": f"{error}; status is one of {names}, limit and before are numbers"}, 400)
+        if status is EventStatus.PARKED:
+            parked = await self._events.parked(limit)
+            return _json(
+                [
+                    {
+                        **_row(item.event, status),
+                        "reason": item.reason,
+                        "tries": item.tries,
+                        "parkedTime": item.parked_ms,
+                    }
+                    for item in parked
+                ]
+            )
+        return _json([_row(event, state) for event, state in await self._events.find(status, limit, before)])
+
+    async def _get_metrics(self, request: Request) -> Response:
+        from starlette.responses import PlainTextResponse
+
+        lines = [f"edge_gateway_{name.replace('.', '_')}_total {count}\n" for name, count in self._counters().items()]
+        return PlainTextResponse("".join(lines), media_type="text/plain; version=0.0.4")
+
+
+def _row(event: StoredEvent, status: EventStatus) -> dict[str, Any]:
+    body = event.body.decode("utf-8", "replace") if event.body is not None else None
+    return {
+        "seqId": event.seq_id,
+        "lane": event.lane.name,
+        "id": str(event.id),
+        "createdTime": event.created_ms,
+        "type": event.type,
+        "action": event.action,
+        "entityId": str(event.entity_id) if event.entity_id else None,
+        "entityBody": body if body is None or len(body) <= 2000 else body[:2000] + "…",
+        "status": status.value,
+    }
+
+
+def _json(content: Any, status_code: int = 200) -> Response:
+    from starlette.responses import JSONResponse
+
+    return JSONResponse(content, status_code=status_code)

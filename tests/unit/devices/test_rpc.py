@@ -1,0 +1,196 @@
+from uuid import uuid4
+
+from gateway.domain.changes import SaveRpc
+from gateway.domain.cloud_event import Lane
+from gateway.domain.rpc import RpcResponse, RpcState
+from gateway.ports import Snapshot
+from tests.fakes.house import FakeChannel, House, settle
+
+
+def states(house: House) -> list[RpcState]:
+    return [change.state for change in house.committer.changes() if isinstance(change, SaveRpc)]
+
+
+async def test_two_way_call_reaches_the_device_and_its_answer_becomes_an_express_event():
+    async with House() as house:
+        device, channel = house.add_device(), FakeChannel()
+        session = house.inlet.open_session(device, channel)
+        session.subscribe_rpc(True)
+        request = house.call(device)
+        await house.commands.call_device(request)
+        await settle()
+        ((rpc_id, sent),) = channel.calls
+        assert (sent.method, sent.params) == ("set", {"on": True})
+        assert house.answers() == []
+        await session.answer_rpc(rpc_id, '{"ok":true}')
+        await settle()
+        assert house.answers() == [
+            {
+                "requestUUID": str(request.request_uuid),
+                "expirationTime": request.expires_ms,
+                "oneway": False,
+                "requestId": 7,
+                "response": '{"ok":true}',
+            }
+        ]
+        assert house.committer.events()[-1].lane is Lane.EXPRESS
+        assert states(house) == [RpcState.QUEUED, RpcState.SENT, RpcState.DONE]
+        assert house.rules.resumed == [RpcResponse(response='{"ok":true}')]
+        assert house.rpc.open_calls() == 0
+
+
+async def test_call_is_durable_before_it_is_sent():
+    async with House() as house:
+        device, channel = house.add_device(), FakeChannel()
+        house.inlet.open_session(device, channel).subscribe_rpc(True)
+        house.committer.hold()
+        receipt = house.rpc.call_device(house.call(device))
+        await settle()
+        assert channel.calls == []
+        assert receipt is not None
+        assert not receipt.done()
+        house.committer.release()
+        await settle()
+        assert len(channel.calls) == 1
+
+
+async def test_one_way_call_is_answered_with_an_empty_object_when_handed_over():
+    async with House() as house:
+        device, channel = house.add_device(), FakeChannel()
+        house.inlet.open_session(device, channel).subscribe_rpc(True)
+        await house.commands.call_device(house.call(device, is_oneway=True))
+        await settle()
+        assert [answer["response"] for answer in house.answers()] == ["{}"]
+
+
+async def test_one_way_call_without_a_session_is_refused_at_once():
+    async with House() as house:
+        device = house.add_device()
+        await house.commands.call_device(house.call(device, is_oneway=True))
+        await settle()
+        assert [answer["error"] for answer in house.answers()] == ["NO_ACTIVE_CONNECTION"]
+
+
+async def test_two_way_call_waits_for_the_device_until_its_deadline():
+    async with House() as house:
+        device, channel = house.add_device(), FakeChannel()
+        await house.commands.call_device(house.call(device))
+        await settle()
+        assert house.answers() == []
+        channel.answer = RpcResponse(response="1")
+        house.inlet.open_session(device, channel).subscribe_rpc(True)
+        await settle()
+        assert [answer["response"] for answer in house.answers()] == ["1"]
+
+
+async def test_repeated_downlink_calls_the_device_once():
+    async with House() as house:
+        device, channel = house.add_device(), FakeChannel()
+        channel.answer = RpcResponse(response="1")
+        house.inlet.open_session(device, channel).subscribe_rpc(True)
+        request = house.call(device)
+        await house.commands.call_device(request)
+        await house.commands.call_device(request)
+        await settle()
+        await house.commands.call_device(request)
+        await settle()
+        assert len(channel.calls) == 1
+        assert len(house.answers()) == 1
+        assert house.counters.get("rpc.repeated") == 2
+
+
+async def test_expired_call_is_answered_and_never_executed():
+    async with House() as house:
+        device, channel = house.add_device(), FakeChannel()
+        house.inlet.open_session(device, channel).subscribe_rpc(True)
+        await house.commands.call_device(house.call(device, expires_ms=house.clock.now_ms() - 1))
+        await settle()
+        assert channel.calls == []
+        assert [answer["error"] for answer in house.answers()] == ["TIMEOUT"]
+
+
+async def test_call_for_an_unknown_device_is_not_found():
+    async with House() as house:
+        device = house.add_device()
+        await house.commands.call_device(house.call(device, device_id=uuid4()))
+        assert [answer["error"] for answer in house.answers()] == ["NOT_FOUND"]
+
+
+async def test_deadline_ends_a_call_that_the_device_does_not_answer():
+    async with House() as house:
+        device, channel = house.add_device(), FakeChannel()
+        house.inlet.open_session(device, channel).subscribe_rpc(True)
+        await house.commands.call_device(house.call(device, expires_ms=house.clock.now_ms() + 30))
+        await settle()
+        assert len(channel.calls) == 1
+        await house.rpc_done()
+        assert [answer["error"] for answer in house.answers()] == ["TIMEOUT"]
+
+
+async def test_call_is_handed_over_again_after_a_lost_connection():
+    async with House() as house:
+        device, broken, fresh = house.add_device(), FakeChannel(), FakeChannel()
+        broken.loses_connection = True
+        house.inlet.open_session(device, broken).subscribe_rpc(True)
+        await house.commands.call_device(house.call(device))
+        await settle()
+        assert len(broken.calls) == 1
+        fresh.answer = RpcResponse(response="2")
+        house.inlet.open_session(device, fresh).subscribe_rpc(True)
+        await settle()
+        assert [answer["response"] for answer in house.answers()] == ["2"]
+
+
+async def test_chain_without_a_route_for_rpc_answers_instead_of_silence():
+    async with House() as house:
+        device = house.add_device()
+        house.rules.routes_rpc = False
+        await house.commands.call_device(house.call(device))
+        await settle()
+        assert [answer["error"] for answer in house.answers()] == ["INTERNAL"]
+
+
+async def test_persisted_call_is_answered_with_its_id_at_once_and_not_again():
+    async with House() as house:
+        device, channel = house.add_device(), FakeChannel()
+        request = house.call(device, is_persisted=True)
+        await house.commands.call_device(request)
+        await settle()
+        assert [answer["response"] for answer in house.answers()] == [f'{{"rpcId":"{request.request_uuid}"}}']
+        channel.answer = RpcResponse(response="3")
+        house.inlet.open_session(device, channel).subscribe_rpc(True)
+        await settle()
+        assert len(channel.calls) == 1
+        assert len(house.answers()) == 1
+
+
+async def test_after_a_restart_a_sent_call_is_answered_and_a_queued_one_is_executed():
+    first = House()
+    device = first.add_device()
+    sent, queued = first.call(device), first.call(device)
+    kept = {
+        "device_id": str(device.id),
+        "method": "set",
+        "params": 1,
+        "request_id": 7,
+        "expires_ms": sent.expires_ms,
+        "is_oneway": False,
+        "is_persisted": False,
+    }
+    snapshot = Snapshot(
+        devices=[device],
+        open_rpcs=[
+            (sent.request_uuid, device.id, "SENT", sent.expires_ms, kept),
+            (queued.request_uuid, device.id, "QUEUED", queued.expires_ms, kept),
+        ],
+    )
+    async with House(snapshot) as house:
+        channel = FakeChannel()
+        channel.answer = RpcResponse(response="9")
+        house.rpc.recover(snapshot)
+        house.inlet.open_session(device, channel).subscribe_rpc(True)
+        await settle()
+        assert [request.request_uuid for _, request in channel.calls] == [queued.request_uuid]
+        answers = {answer["requestUUID"]: answer for answer in house.answers()}
+        assert answers[str(sent.request_uuid)]["error"] == "TIMEOUT"
+        assert answers[str(queued.request_uuid)]["response"] == "9"
