@@ -3,7 +3,8 @@
 GatewayError
 ├── ConfigError      printed with path and remedy, exit 78; the unit does not restart on 78
 ├── TransientError   the same work again after backoff, by the owner of the wire; nothing is lost
-│   └── LinkLost         the cloud's stream ended; what was in flight is sent again
+│   ├── LinkLost         the cloud's stream ended; what was in flight is sent again
+│   └── BusLost          a whole bus is out of reach; all its devices wait together
 ├── RejectedError    this item ends with an answer (Failure, NACK, counter); its neighbours go on
 ├── RefusedError     slow retry and a visible alarm: a person must act
 └── FullError        what `when_full` says
@@ -32,6 +33,10 @@ class TransientError(GatewayError):
 
 class LinkLost(TransientError):
     """The stream to the cloud has ended; every message without an answer is to be sent again."""
+
+
+class BusLost(TransientError):
+    """Nobody on this bus can be reached (no connection); its devices wait together and are tried together."""
 
 
 class RejectedError(GatewayError):

@@ -1,0 +1,264 @@
+"""Polls, reads and writes of one Modbus bus."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Final
+
+from drivers.modbus.config import ModbusConfig
+from drivers.modbus.grouping import Request, Span, group
+from drivers.modbus.registers import Layout, Table, Type, decode, encode, merge, truth, truths
+from drivers.modbus.wire import ModbusWire, Refused
+from gateway.domain.entity import Json
+from gateway.domain.telemetry import Value
+from gateway.errors import RejectedError
+from gateway.ports import Clock, DriverDevice, Poll, Query, Reading, Write
+
+SET_ASIDE_S: Final = 60.0
+"""How long a refused point is left alone before the device is asked for it again."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tag:
+    """A point of the configuration, ready for use."""
+
+    device: str
+    key: str
+    unit_id: int
+    table: Table
+    address: int
+    count: int
+    layout: Layout
+    is_writable: bool
+    is_attribute: bool
+
+    @property
+    def name(self) -> str:
+        """As a person finds it."""
+        return f"{self.device}.{self.key}"
+
+
+@dataclass(slots=True)
+class _Plan:
+    """How one poll is read: one request, or several after the device refused it."""
+
+    origin: Request[Tag]
+    requests: list[Request[Tag]]
+    set_aside: dict[str, str] = field(default_factory=dict)
+    ask_again_s: float = 0.0
+
+
+class ModbusDriver:
+    """Implements `Driver`. Reads in groups; a refused group is taken apart, and its culprits set aside for a while."""
+
+    def __init__(self, config: ModbusConfig, wire: ModbusWire, clock: Clock) -> None:
+        self._config, self._wire, self._clock = config, wire, clock
+        spans = list(_spans(config))
+        self._tags = {(span.point.device, span.point.key): span.point for span in spans}
+        requests = group(
+            spans,
+            max_gap_registers=config.max_gap_registers,
+            max_gap_bits=config.max_gap_bits,
+            max_count=None if config.max_registers == 125 else config.max_registers,
+        )
+        self._plans = {_poll(request): _Plan(request, [request]) for request in requests}
+        self._bad_values: dict[str, str] = {}
+
+    def devices(self) -> Sequence[DriverDevice]:
+        """Who is on this bus."""
+        return known_devices(self._config)
+
+    def polls(self) -> Sequence[Poll]:
+        """One a group of neighbouring points."""
+        return list(self._plans)
+
+    async def read(self, poll: Poll) -> Sequence[Reading]:
+        """The points of one group; empty when all of them are set aside.
+
+        Raises:
+            TransientError: The unit is silent. `BusLost`: no connection.
+            RejectedError: The unit refused all of the group just now.
+        """
+        plan = self._plans[poll]
+        if plan.set_aside and self._clock.monotonic_s() >= plan.ask_again_s:
+            plan.requests, plan.set_aside = [plan.origin], {}
+        readings: list[Reading] = []
+        for request in list(plan.requests):
+            try:
+                readings += await self._read(request)
+            except Refused as error:
+                readings += await self._take_apart(plan, request, error)
+        return readings
+
+    async def write(self, command: Write) -> Value:
+        """Write, then read back: the value that the device now has.
+
+        Raises:
+            RejectedError: No such point, not writable, a bad value, or refused by the device.
+            TransientError: No answer; the value may have arrived.
+        """
+        tag = self._tag(command.device, command.key)
+        if not tag.is_writable:
+            raise RejectedError(f"{tag.name} is not writable; `writable: true` makes it so")
+        try:
+            await self._write(tag, command.value)
+        except Refused:
+            raise
+        except RejectedError as error:
+            raise RejectedError(
+                f"{self._config.name}: unit {tag.unit_id}, {tag.table} {tag.address} ({tag.name}): {error}"
+            ) from None
+        return await self._read_one(tag)
+
+    async def query(self, query: Query) -> Value:
+        """One point, now."""
+        return await self._read_one(self._tag(query.device, query.key))
+
+    def is_writable(self, device: str, key: str) -> bool | None:
+        """None: no such point."""
+        tag = self._tags.get((device, key))
+        return None if tag is None else tag.is_writable
+
+    def faults(self) -> Mapping[str, str]:
+        """Points set aside, and points whose last value was none (NaN …)."""
+        found = dict(self._bad_values)
+        for plan in self._plans.values():
+            found.update(plan.set_aside)
+        return found
+
+    def _tag(self, device: str, key: str) -> Tag:
+        tag = self._tags.get((device, key))
+        if tag is None:
+            raise RejectedError(f"{device} has no point {key!r}")
+        return tag
+
+    async def _read(self, request: Request[Tag]) -> list[Reading]:
+        content: Sequence[int]
+        if request.table.is_bits:
+            content = await self._wire.read_bits(request.unit_id, request.table, request.address, request.count)
+        else:
+            content = await self._wire.read_registers(request.unit_id, request.table, request.address, request.count)
+        ts_ms = self._clock.now_ms()
+        readings: list[Reading] = []
+        for span in request.spans:
+            tag = span.point
+            start = span.address - request.address
+            try:
+                value = _value(content[start : start + span.count], tag)
+            except RejectedError as error:
+                self._bad_values[tag.name] = str(error)
+                continue
+            if self._bad_values:
+                self._bad_values.pop(tag.name, None)
+            readings.append(
+                Reading(device=tag.device, key=tag.key, value=value, ts_ms=ts_ms, is_attribute=tag.is_attribute)
+            )
+        return readings
+
+    async def _take_apart(self, plan: _Plan, refused: Request[Tag], error: Refused) -> list[Reading]:
+        """Read the points of a refused request one by one; from now on those that answered go without the others."""
+        readings: list[Reading] = []
+        good: list[Span[Tag]] = []
+        aside: dict[str, str] = {}
+        for span in refused.spans:
+            alone = group([span])[0]
+            if len(refused.spans) == 1:
+                aside[span.point.name] = str(error)
+                continue
+            try:
+                readings += await self._read(alone)
+                good.append(span)
+            except Refused as own:
+                aside[span.point.name] = str(own)
+        requests = group(good, max_gap_registers=0, max_gap_bits=0)
+        if len(requests) == 1 and requests[0].count == refused.count:
+            # Every point answers alone and nothing lies between them: the request is too long for this device.
+            requests = group(good, max_gap_registers=0, max_gap_bits=0, max_count=max(1, refused.count // 2))
+        place = plan.requests.index(refused)
+        plan.requests[place : place + 1] = requests
+        if aside:
+            plan.set_aside.update(aside)
+            plan.ask_again_s = self._clock.monotonic_s() + SET_ASIDE_S
+        if not good and not plan.requests:
+            raise error
+        return readings
+
+    async def _read_one(self, tag: Tag) -> Value:
+        content: Sequence[int]
+        if tag.table.is_bits:
+            content = await self._wire.read_bits(tag.unit_id, tag.table, tag.address, tag.count)
+        else:
+            content = await self._wire.read_registers(tag.unit_id, tag.table, tag.address, tag.count)
+        try:
+            return _value(content, tag)
+        except RejectedError as error:
+            raise RejectedError(
+                f"{self._config.name}: unit {tag.unit_id}, {tag.table} {tag.address} ({tag.name}): {error}"
+            ) from None
+
+    async def _write(self, tag: Tag, value: Json) -> None:
+        wire = self._wire
+        if tag.table is Table.COIL:
+            bits = truths(value, tag.count) if tag.layout.type is Type.BITS else [truth(value)]
+            await wire.write_bits(tag.unit_id, tag.address, bits)
+        elif tag.layout.type in (Type.BIT, Type.BITS):
+            present = await wire.read_registers(tag.unit_id, tag.table, tag.address, tag.count)
+            await wire.write_registers(tag.unit_id, tag.address, merge(present, value, tag.layout))
+        else:
+            await wire.write_registers(tag.unit_id, tag.address, encode(value, tag.layout))
+
+
+@asynccontextmanager
+async def open_modbus(config: ModbusConfig, clock: Clock) -> AsyncIterator[ModbusDriver]:
+    """A driver for one bus. Needs no network: the connection is made by the first request, and again after a loss."""
+    wire = ModbusWire(config.name, config.host, config.port, config.timeout_s)
+    try:
+        yield ModbusDriver(config, wire, clock)
+    finally:
+        wire.close()
+
+
+def known_devices(config: ModbusConfig) -> list[DriverDevice]:
+    """All devices of a bus are known from its configuration."""
+    return [DriverDevice(name=device.name, profile=device.profile, label=device.label) for device in config.devices]
+
+
+def _spans(config: ModbusConfig) -> Iterable[Span[Tag]]:
+    for device in config.devices:
+        for points, is_attribute in ((device.telemetry, False), (device.attributes, True)):
+            for point in points:
+                tag = Tag(
+                    device=device.name,
+                    key=point.key,
+                    unit_id=device.unit_id,
+                    table=point.table,
+                    address=point.address,
+                    count=point.span,
+                    layout=device.layout(point),
+                    is_writable=point.writable,
+                    is_attribute=is_attribute,
+                )
+                yield Span(
+                    unit_id=device.unit_id,
+                    table=point.table,
+                    address=point.address,
+                    count=point.span,
+                    every_ms=point.every_ms or device.every_ms,
+                    point=tag,
+                )
+
+
+def _poll(request: Request[Tag]) -> Poll:
+    return Poll(
+        key=f"{request.unit_id}/{request.table}/{request.address}+{request.count}@{request.every_ms}",
+        every_s=request.every_ms / 1000,
+        unit=str(request.unit_id),
+    )
+
+
+def _value(content: Sequence[int], tag: Tag) -> Value:
+    if tag.table.is_bits:
+        return list(content) if tag.layout.type is Type.BITS else bool(content[0])
+    return decode(content, tag.layout)

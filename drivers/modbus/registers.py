@@ -1,0 +1,284 @@
+"""Words ⇄ values. Pure: no wire, no configuration file, no clock.
+
+A register is an integer 0..65535 as it stands in the PDU (high byte first on the wire). `byte_order` says how the
+two bytes of one register are to be read, `word_order` which register of a value comes first.
+
+Source of the byte order: Modbus Application Protocol V1.1b3 §4.2; the word order is vendor practice.
+"""
+
+from __future__ import annotations
+
+import math
+import struct
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Final
+
+from gateway.domain.entity import Json
+from gateway.domain.telemetry import Value
+from gateway.errors import RejectedError
+
+
+class Table(StrEnum):
+    """The four tables of a unit; addresses are zero-based, as in the PDU."""
+
+    COIL = "coil"
+    DISCRETE_INPUT = "discrete_input"
+    INPUT_REGISTER = "input_register"
+    HOLDING_REGISTER = "holding_register"
+
+    @property
+    def is_bits(self) -> bool:
+        """True for the tables of single bits."""
+        return self in (Table.COIL, Table.DISCRETE_INPUT)
+
+    @property
+    def is_writable(self) -> bool:
+        """True for the tables that Modbus can write."""
+        return self in (Table.COIL, Table.HOLDING_REGISTER)
+
+
+class Order(StrEnum):
+    """Which end comes first."""
+
+    BIG = "big"
+    LITTLE = "little"
+
+
+class Type(StrEnum):
+    """What the bits mean."""
+
+    BOOL = "bool"  #: one coil or discrete input
+    BIT = "bit"  #: one bit of a register, 0 the least significant
+    BITS = "bits"  #: a list: coils in address order, or bits of registers from the least significant
+    INT16 = "int16"
+    INT32 = "int32"
+    INT64 = "int64"
+    UINT16 = "uint16"
+    UINT32 = "uint32"
+    UINT64 = "uint64"
+    FLOAT16 = "float16"
+    FLOAT32 = "float32"
+    FLOAT64 = "float64"
+    STRING = "string"  #: two characters a register
+
+
+INT64_MAX: Final = 2**63 - 1
+_FORMATS: Final = {
+    Type.INT16: struct.Struct(">h"),
+    Type.INT32: struct.Struct(">i"),
+    Type.INT64: struct.Struct(">q"),
+    Type.UINT16: struct.Struct(">H"),
+    Type.UINT32: struct.Struct(">I"),
+    Type.UINT64: struct.Struct(">Q"),
+    Type.FLOAT16: struct.Struct(">e"),
+    Type.FLOAT32: struct.Struct(">f"),
+    Type.FLOAT64: struct.Struct(">d"),
+}
+_FLOATS: Final = frozenset({Type.FLOAT16, Type.FLOAT32, Type.FLOAT64})
+_RANGES: Final = {
+    Type.INT16: (-(2**15), 2**15 - 1),
+    Type.INT32: (-(2**31), 2**31 - 1),
+    Type.INT64: (-(2**63), INT64_MAX),
+    Type.UINT16: (0, 2**16 - 1),
+    Type.UINT32: (0, 2**32 - 1),
+    Type.UINT64: (0, INT64_MAX),  # a telemetry value is an int64
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Layout:
+    """How one value lies in its registers.
+
+    `count` is the number of registers of a string, the number of bits of `bits`, and 1 otherwise; the
+    engineering value is `raw * scale + offset`, rounded to `decimals` when given.
+    """
+
+    type: Type
+    byte_order: Order = Order.BIG
+    word_order: Order = Order.BIG
+    count: int = 1
+    bit: int = 0
+    scale: float = 1.0
+    offset: float = 0.0
+    decimals: int | None = None
+
+    @property
+    def words(self) -> int:
+        """Registers that the value takes."""
+        if self.type in _FORMATS:
+            return _FORMATS[self.type].size // 2
+        if self.type is Type.STRING:
+            return self.count
+        return (self.count + 15) // 16 if self.type is Type.BITS else 1
+
+
+def decode(words: Sequence[int], layout: Layout) -> Value:
+    """Turn consecutive registers into one engineering value.
+
+    Args:
+        words: `layout.words` registers, each 0..65535, in address order.
+        layout: Type, orders and scaling.
+
+    Returns:
+        bool for `bit`, a list of bool for `bits`, str for `string`; int when type, scale and offset are whole
+        numbers, else float.
+
+    Raises:
+        RejectedError: Wrong number of words, NaN, infinity, beyond int64; this reading is dropped, the poll goes on.
+    """
+    if len(words) != layout.words:
+        raise RejectedError(f"{len(words)} registers where {layout.type} needs {layout.words}")
+    kind = layout.type
+    if kind in _FORMATS:
+        raw: int | float = _FORMATS[kind].unpack(_to_bytes(words, layout))[0]
+        return _engineering(raw, layout)
+    if kind is Type.STRING:
+        return _text(_to_bytes(words, layout))
+    swapped = [_swap(word) for word in words] if layout.byte_order is Order.LITTLE else words
+    if kind is Type.BITS:
+        return [bool(swapped[index >> 4] >> (index & 15) & 1) for index in range(layout.count)]
+    return bool(swapped[0] >> layout.bit & 1)
+
+
+def encode(value: Json, layout: Layout) -> list[int]:
+    """Turn an engineering value into registers, in address order: the reverse of `decode` for numbers and strings.
+
+    Raises:
+        RejectedError: Not this type, or out of range; the text says what would be right.
+    """
+    kind = layout.type
+    if kind in _FORMATS:
+        return _to_words(_encode_number(value, layout), layout)
+    if kind is Type.STRING:
+        if not isinstance(value, str):
+            raise RejectedError(f"{value!r} is not text")
+        data = value.encode()
+        if len(data) > 2 * layout.count:
+            raise RejectedError(f"text of {len(data)} bytes; at most {2 * layout.count} fit")
+        return _to_words(data.ljust(2 * layout.count, b"\0"), layout)
+    raise RejectedError(f"{kind} is written into the registers as they are: use `merge`")
+
+
+def merge(words: Sequence[int], value: Json, layout: Layout) -> list[int]:
+    """Set one bit, or a list of bits, in registers that were just read.
+
+    Raises:
+        RejectedError: Not a truth value, or a list of another length.
+    """
+    result = [_swap(word) for word in words] if layout.byte_order is Order.LITTLE else list(words)
+    if layout.type is Type.BITS:
+        for index, is_on in enumerate(truths(value, layout.count)):
+            result[index >> 4] = result[index >> 4] & ~(1 << (index & 15)) | is_on << (index & 15)
+    else:
+        result[0] = result[0] & ~(1 << layout.bit) | truth(value) << layout.bit
+    return [_swap(word) for word in result] if layout.byte_order is Order.LITTLE else result
+
+
+def truth(value: Json) -> bool:
+    """A value for a coil.
+
+    Raises:
+        RejectedError: Neither true, false, 1 nor 0.
+    """
+    if value in (0, 1) and isinstance(value, bool | int | float):
+        return bool(value)
+    raise RejectedError(f"{value!r} is not true or false")
+
+
+def truths(value: Json, count: int) -> list[bool]:
+    """A list of values for neighbouring coils.
+
+    Raises:
+        RejectedError: Not a list of `count` truth values.
+    """
+    if not isinstance(value, list | tuple) or len(value) != count:
+        raise RejectedError(f"{value!r} is not a list of {count} values true or false")
+    return [truth(item) for item in value]
+
+
+def _to_bytes(words: Sequence[int], layout: Layout) -> bytes:
+    ordered = reversed(words) if layout.word_order is Order.LITTLE else words
+    return struct.pack(f"{'<' if layout.byte_order is Order.LITTLE else '>'}{len(words)}H", *ordered)
+
+
+def _to_words(data: bytes, layout: Layout) -> list[int]:
+    words = list(struct.unpack(f"{'<' if layout.byte_order is Order.LITTLE else '>'}{len(data) // 2}H", data))
+    return words[::-1] if layout.word_order is Order.LITTLE else words
+
+
+def _swap(word: int) -> int:
+    return (word & 0xFF) << 8 | word >> 8
+
+
+def _engineering(raw: int | float, layout: Layout) -> int | float:
+    scale, offset = layout.scale, layout.offset
+    result = raw
+    if scale != 1.0:
+        if isinstance(raw, int) and scale.is_integer():
+            result = raw * int(scale)
+        else:
+            # 3 * 0.1 is 0.30000000000000004 in binary, 3 / 10 is 0.3: what the device's manual says
+            divisor = _divisor(scale)
+            result = raw / divisor if divisor else raw * scale
+    if offset != 0.0:
+        result = result + (int(offset) if isinstance(result, int) and offset.is_integer() else offset)
+    if isinstance(result, int):
+        if not -(2**63) <= result <= INT64_MAX:
+            raise RejectedError(f"{result} is beyond a 64-bit integer")
+        return result
+    if not math.isfinite(result):
+        raise RejectedError(f"{result} is not a number")
+    return result if layout.decimals is None else round(result, layout.decimals)
+
+
+def _divisor(scale: float) -> int:
+    """10 for 0.1, 100 for 0.01 …; 0 when the scale is no such fraction."""
+    if not 1e-12 < abs(scale) < 1.0:
+        return 0
+    whole = round(1.0 / scale)
+    return whole if 1.0 / whole == scale else 0
+
+
+def _encode_number(value: Json, layout: Layout) -> bytes:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise RejectedError(f"{value!r} is not a number")
+    if isinstance(value, float) and not math.isfinite(value):
+        raise RejectedError(f"{value} cannot be written")
+    if layout.type in _FLOATS:
+        raw = _raw(value, layout)
+        try:
+            data = _FORMATS[layout.type].pack(raw)
+        except (OverflowError, struct.error):
+            raise RejectedError(f"{value} is too large for {layout.type}") from None
+        return data
+    low, high = _RANGES[layout.type]
+    raw = _raw(value, layout)
+    if not math.isfinite(raw) or not low <= round(raw) <= high:
+        ends = sorted((_engineering_end(low, layout), _engineering_end(high, layout)))
+        raise RejectedError(f"{value} is out of range; {ends[0]:.15g} to {ends[1]:.15g} can be written")
+    return _FORMATS[layout.type].pack(round(raw))
+
+
+def _raw(value: int | float, layout: Layout) -> int | float:
+    if layout.scale == 1.0 and (layout.offset == 0.0 or (isinstance(value, int) and layout.offset.is_integer())):
+        return value - int(layout.offset) if layout.offset else value
+    divisor = _divisor(layout.scale)
+    try:
+        return (value - layout.offset) * divisor if divisor else (value - layout.offset) / layout.scale
+    except OverflowError:
+        return math.inf
+
+
+def _engineering_end(raw: int, layout: Layout) -> float:
+    return raw * layout.scale + layout.offset
+
+
+def _text(data: bytes) -> str:
+    """Up to the first NUL, without trailing spaces; hexadecimal digits when it is not UTF-8."""
+    data = data.split(b"\0", 1)[0]
+    try:
+        return data.decode().rstrip()
+    except UnicodeDecodeError:
+        return data.hex().upper()

@@ -1,0 +1,1 @@
+"""Machines that do not exist: for demos, tests and benchmarks."""

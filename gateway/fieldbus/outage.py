@@ -1,0 +1,69 @@
+"""Silence of a unit or of a whole bus: how long to wait, and two log lines."""
+
+from __future__ import annotations
+
+import logging
+import random
+
+from gateway.errors import TransientError
+from gateway.supervise import Backoff
+
+log = logging.getLogger(__name__)
+
+FIRST_S, LONGEST_S = 1.0, 30.0
+
+
+class Outage:
+    """Counts failures in a row. The second one begins an outage in the log, the next answer ends it.
+
+    One lost answer alone is no news: it is counted, and the next try comes within a second.
+    """
+
+    def __init__(self, name: str, rng: random.Random | None = None) -> None:
+        self._name = name
+        self._backoff = Backoff(FIRST_S, LONGEST_S, rng=rng)
+        self._failures = 0
+        self.since_ms: int | None = None
+        self.error: str | None = None
+
+    def failed(self, error: TransientError, now_ms: int) -> float:
+        """Another failure: seconds until the next try."""
+        self._failures += 1
+        self.error = str(error)
+        if self.since_ms is None:
+            self.since_ms = now_ms
+        if self._failures == 2:
+            log.warning("%s is silent, trying again in the background: %s", self._name, error)
+        return self._backoff.next_s()
+
+    def answered(self, now_ms: int) -> None:
+        """It works."""
+        if self.since_ms is None:
+            return
+        if self._failures >= 2:
+            log.warning("%s answers again after %.0f s", self._name, (now_ms - self.since_ms) / 1000)
+        self._failures, self.since_ms, self.error = 0, None, None
+        self._backoff.reset()
+
+
+class Unit:
+    """What is known of one unit of a bus."""
+
+    def __init__(self, bus: str, unit: str, rng: random.Random | None = None) -> None:
+        self.unit = unit
+        self.outage = Outage(f"{bus}: unit {unit}", rng)
+        self.polls = self.errors = 0
+        self.last_good_ms: int | None = None
+        self.last_refusal: str | None = None
+
+    def status(self, *, is_bus_lost: bool) -> dict[str, object]:
+        """For a person."""
+        return {
+            "unit": self.unit,
+            "ok": not is_bus_lost and self.outage.since_ms is None and self.last_good_ms is not None,
+            "silent_since_ms": self.outage.since_ms,
+            "last_good_ms": self.last_good_ms,
+            "last_error": self.outage.error or self.last_refusal,
+            "polls": self.polls,
+            "errors": self.errors,
+        }

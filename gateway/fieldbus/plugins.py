@@ -1,0 +1,90 @@
+"""Finds the drivers and validates their configuration."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib.metadata import EntryPoint, entry_points
+from typing import Any, Final
+
+from pydantic import BaseModel
+
+from gateway.config import parse_config
+from gateway.errors import ConfigError
+from gateway.ports import DriverDevice, DriverPlugin
+
+GROUP: Final = "gateway.drivers"
+"""Entry points of this group name a `DriverPlugin` each."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BusEntry:
+    """One validated entry of `buses`."""
+
+    name: str
+    plugin: DriverPlugin
+    config: BaseModel
+    devices: Sequence[DriverDevice]
+
+
+class Plugins:
+    """The installed drivers by kind; a driver is imported when a bus asks for it."""
+
+    def __init__(self, known: Mapping[str, DriverPlugin] | None = None) -> None:
+        self._loaded: dict[str, DriverPlugin] = dict(known or {})
+        self._points: dict[str, EntryPoint] = {}
+        if known is None:
+            self._points = {point.name: point for point in entry_points(group=GROUP)}
+
+    @property
+    def kinds(self) -> list[str]:
+        """What may stand after `kind:`."""
+        return sorted({*self._loaded, *self._points})
+
+    def get(self, kind: object, where: str) -> DriverPlugin:
+        """The driver of one kind.
+
+        Raises:
+            ConfigError: Unknown kind, or a driver that cannot be imported.
+        """
+        known = f"known kinds: {', '.join(self.kinds) or 'none'}"
+        if kind is None:
+            raise ConfigError(f"{where}.kind", f"is missing; {known}")
+        if not isinstance(kind, str) or kind not in self.kinds:
+            raise ConfigError(f"{where}.kind", f"no driver of kind {kind!r}; {known}")
+        if kind not in self._loaded:
+            try:
+                plugin = self._points[kind].load()
+            except ImportError as error:
+                raise ConfigError(f"{where}.kind", f"the driver {kind!r} cannot be loaded: {error}") from error
+            if not isinstance(plugin, DriverPlugin):
+                raise ConfigError(f"{where}.kind", f"entry point {kind!r} of {GROUP} is not a DriverPlugin")
+            self._loaded[kind] = plugin
+        return self._loaded[kind]
+
+
+def parse_buses(buses: Sequence[Mapping[str, Any]], plugins: Plugins) -> list[BusEntry]:
+    """Validate the whole section.
+
+    Raises:
+        ConfigError: The path of the first wrong key, and what would be right.
+    """
+    entries: list[BusEntry] = []
+    owner: dict[str, str] = {}
+    for index, tree in enumerate(buses):
+        where = f"buses[{index}]"
+        plugin = plugins.get(tree.get("kind"), where)
+        config = parse_config(plugin.config, dict(tree), where=where)
+        name = str(getattr(config, "name", plugin.kind))
+        if any(entry.name == name for entry in entries):
+            raise ConfigError(f"{where}.name", f"a bus named {name!r} exists already; give each bus its own name")
+        devices = tuple(plugin.devices(config))
+        for device in devices:
+            if device.name in owner:
+                raise ConfigError(
+                    f"{where}.devices",
+                    f"device {device.name!r} is on bus {owner[device.name]!r} already; names are unique on a gateway",
+                )
+            owner[device.name] = name
+        entries.append(BusEntry(name=name, plugin=plugin, config=config, devices=devices))
+    return entries

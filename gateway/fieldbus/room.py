@@ -1,0 +1,73 @@
+"""All buses of the gateway, each with a life of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from gateway.errors import RefusedError, RejectedError, TransientError
+from gateway.fieldbus.bus import Bus
+from gateway.fieldbus.plugins import Plugins, parse_buses
+from gateway.ports import Clock, DeviceInlet, DriverDevice, DriverPlugin
+from gateway.supervise import Backoff, Counters, supervise
+
+log = logging.getLogger(__name__)
+
+
+class Fieldbus:
+    """The room. `buses` is the section of the configuration file; `plugins` replaces the installed drivers.
+
+    Raises:
+        ConfigError: From the constructor: a bus that cannot be used, with its path in the file.
+    """
+
+    name = "fieldbus"
+
+    def __init__(
+        self,
+        buses: Sequence[Mapping[str, Any]],
+        inlet: DeviceInlet,
+        clock: Clock,
+        counters: Counters,
+        *,
+        plugins: Mapping[str, DriverPlugin] | None = None,
+    ) -> None:
+        self._clock, self._counters = clock, counters
+        entries = parse_buses(buses, Plugins(plugins))
+        self._devices = [device for entry in entries for device in entry.devices]
+        self._buses = [Bus(entry, inlet, clock, counters) for entry in entries]
+
+    def devices(self) -> Sequence[DriverDevice]:
+        """Who is on all buses, as far as the configuration knows; before `serve` too."""
+        return self._devices
+
+    async def serve(self) -> None:
+        """Run every bus until cancelled; returns at once when there is none."""
+        async with asyncio.TaskGroup() as tasks:
+            for bus in self._buses:
+                tasks.create_task(
+                    supervise(f"bus {bus.name}", self._fenced(bus), Backoff(1.0, 60.0), self._clock),
+                    name=f"bus {bus.name}",
+                )
+
+    def status(self) -> list[dict[str, Any]]:
+        """One entry a bus, for a person and for metrics."""
+        return [bus.status() for bus in self._buses]
+
+    def _fenced(self, bus: Bus) -> Any:
+        async def serve() -> None:
+            try:
+                await bus.serve()
+            except (TransientError, RefusedError):
+                raise
+            except RejectedError as error:
+                raise RefusedError(str(error)) from error
+            except Exception as error:
+                # A driver is foreign code: its bug ends its own bus, never the devices of another one.
+                self._counters.add("fieldbus.driver_bugs")
+                log.exception("bus %s: a bug in its driver", bus.name)
+                raise RefusedError(f"its driver failed: {error!r}") from error
+
+        return serve
