@@ -1,1 +1,10 @@
-"""broker."""
+"""Devices that speak: the MQTT endpoint.
+
+The device API is not publish/subscribe: its topics belong to one connection, answers need no subscription,
+and an acknowledgement means *on disk*. So a front of our own serves it, and everything else is passed to
+amqtt behind it.
+"""
+
+from gateway.broker.listener import MqttBroker
+
+__all__ = ["MqttBroker"]

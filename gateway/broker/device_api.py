@@ -1,0 +1,260 @@
+"""The device API of one connected device: what it publishes goes to its session, what comes down goes to its topics.
+
+Source: ThingsBoard 4.3 device API: topics, acknowledgement matrix, attributes, RPC. QoS 2 is done as MQTT
+defines it (ThingsBoard answers it with PUBACK).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Final
+
+import orjson
+
+from gateway.broker import encode, payloads
+from gateway.broker.desk import Desk
+from gateway.broker.outbox import Outbox
+from gateway.broker.packets import PUBACK, PUBCOMP, PUBREC, Publish
+from gateway.broker.receipts import AckQueue
+from gateway.broker.topics import V1, Family, Intent, PublishTopic, parse_id, publish_topic
+from gateway.domain.entity import Device
+from gateway.domain.rpc import RpcRequest, RpcResponse
+from gateway.domain.telemetry import Value
+from gateway.errors import RejectedError
+from gateway.ports import DeviceSession, Receipt
+
+log = logging.getLogger(__name__)
+
+TOPIC_NAME_INVALID: Final = 0x90
+PAYLOAD_FORMAT_INVALID: Final = 0x99
+SERVER_FAULT: Final = 0x8B
+MAX_QOS2_OPEN: Final = 1000
+
+CLOSE_REASONS: Final = {"taken_over": 0x8E, "not_authorized": 0x98, "shutdown": 0x8B}
+
+
+class DeviceApi:
+    """One connection's API traffic; as `DeviceChannel` it is also the way down to the device."""
+
+    def __init__(
+        self,
+        desk: Desk,
+        device: Device,
+        version: int,
+        write: Callable[[bytes], None],
+        acks: AckQueue,
+        outbox: Outbox,
+        close: Callable[[int], None],
+        relieved: Callable[[], None],
+        publish_local: Callable[[Publish], Receipt | None],
+    ) -> None:
+        self._desk, self._device, self._version = desk, device, version
+        self._write, self._acks, self._outbox = write, acks, outbox
+        self._close, self._relieved, self._publish_local = close, relieved, publish_local
+        self._cast = desk.config.json_type_cast
+        self._now_ms = desk.clock.now_ms
+        self._received: dict[int, Receipt | None] = {}  # QoS 2: answered with PUBREC, PUBREL to come
+        self.granted: dict[str, int] = {}  # QoS by API filter
+        self._attributes_family, self._rpc_family = V1, V1
+        self._has_ended = False
+        self.asking = 0  # questions of the device that are being answered
+        self._session: DeviceSession = desk.inlet.open_session(device, self)
+
+    @property
+    def session(self) -> DeviceSession:
+        """The device room's side of this connection."""
+        return self._session
+
+    # ── up ──
+
+    def publish(self, packet: Publish) -> None:
+        """One PUBLISH of the device; its answer follows by the acknowledgement matrix."""
+        if self._has_ended:
+            return
+        topic = publish_topic(packet.topic)
+        if packet.qos == 2 and packet.packet_id in self._received:
+            receipt = self._received[packet.packet_id]
+            if receipt is None or receipt.done():
+                self._write(encode.ack(PUBREC, packet.packet_id))
+            return
+        try:
+            if topic.intent is Intent.TELEMETRY:
+                self._telemetry(packet)
+            else:
+                self._HANDLERS[topic.intent](self, packet, topic)
+        except payloads.PayloadError as error:
+            self._bad_payload(packet, error)
+
+    def released(self, packet_id: int) -> None:
+        """PUBREL: the second half of QoS 2."""
+        is_known = self._received.pop(packet_id, self) is not self
+        self._write(encode.ack(PUBCOMP, packet_id, self._version, 0 if is_known else 0x92))
+
+    def _telemetry(self, packet: Publish) -> None:
+        items = payloads.parse_telemetry(packet.payload, self._now_ms(), cast=self._cast)
+        self._desk.complaints.good(self._device.id)
+        if items:
+            self._answer(packet, self._session.post_telemetry(items))
+        elif items is not None:  # an empty array is taken and never answered
+            self._answer(packet, None)
+
+    def _attributes(self, packet: Publish, topic: PublishTopic) -> None:
+        values = payloads.parse_attributes(packet.payload, cast=self._cast)
+        self._desk.complaints.good(self._device.id)
+        self._answer(packet, self._session.post_attributes(values) if values else None)
+
+    def _attribute_request(self, packet: Publish, topic: PublishTopic) -> None:
+        request_id = parse_id(topic.id_text)
+        if request_id is None:
+            raise payloads.PayloadError("the request id in the topic must be a 32-bit integer")
+        client_keys, shared_keys = payloads.parse_attribute_request(packet.payload)
+        self._answer(packet, None)
+        self._ask(self._send_attributes_found(request_id, topic.family, client_keys, shared_keys))
+
+    def _rpc_answer(self, packet: Publish, topic: PublishTopic) -> None:
+        rpc_id = parse_id(topic.id_text)
+        if rpc_id is None:
+            raise payloads.PayloadError("the request id in the topic must be a 32-bit integer")
+        self._answer(packet, self._session.answer_rpc(rpc_id, payloads.rpc_answer_text(packet.payload)))
+
+    def _rpc_request(self, packet: Publish, topic: PublishTopic) -> None:
+        request_id = parse_id(topic.id_text)
+        if request_id is None:
+            raise payloads.PayloadError("the request id in the topic must be a 32-bit integer", is_fatal=True)
+        method, params = payloads.parse_client_rpc(packet.payload)
+        self._answer(packet, None)
+        if method == "getSessionLimits" and topic.family.is_v1:
+            self._send_to(topic.family.rpc_response, request_id, orjson.dumps(self._session_limits()))
+        else:
+            self._ask(self._send_rpc_answer(request_id, topic.family, method, params))
+
+    def _gateway(self, packet: Publish, topic: PublishTopic) -> None:
+        # ThingsBoard's behaviour for a device that is no gateway: no answer at all.
+        self._desk.counters.add("broker.gateway_topics_ignored")
+
+    def _local(self, packet: Publish, topic: PublishTopic) -> None:
+        if self._desk.local is None:
+            self._unknown(packet, topic)
+        else:
+            self._answer(packet, self._publish_local(packet))
+
+    def _unknown(self, packet: Publish, topic: PublishTopic) -> None:
+        self._desk.counters.add("broker.unknown_topics")
+        self._answer(packet, None, TOPIC_NAME_INVALID if self._version == 5 else 0)
+
+    _HANDLERS: Final[Mapping[Intent, Callable[[DeviceApi, Publish, PublishTopic], None]]] = {
+        Intent.ATTRIBUTES: _attributes,
+        Intent.ATTRIBUTE_REQUEST: _attribute_request,
+        Intent.RPC_ANSWER: _rpc_answer,
+        Intent.RPC_REQUEST: _rpc_request,
+        Intent.GATEWAY: _gateway,
+        Intent.LOCAL: _local,
+        Intent.UNKNOWN: _unknown,
+    }
+
+    def _answer(self, packet: Publish, receipt: Receipt | None, reason: int = 0) -> None:
+        if packet.qos == 1:
+            self._acks.add(receipt, encode.ack(PUBACK, packet.packet_id, self._version, reason))
+        elif packet.qos == 0:
+            if receipt is not None:
+                self._acks.add(receipt, b"")
+        else:
+            if len(self._received) >= MAX_QOS2_OPEN:
+                raise RejectedError(f"{MAX_QOS2_OPEN} QoS 2 exchanges without PUBREL")
+            if not reason:  # an error ends the exchange: the id is free again
+                self._received[packet.packet_id] = receipt
+            self._acks.add(receipt, encode.ack(PUBREC, packet.packet_id, self._version, reason))
+
+    def _bad_payload(self, packet: Publish, error: payloads.PayloadError) -> None:
+        self._desk.complaints.bad(self._device, packet.topic, str(error))
+        if error.is_fatal:
+            self._end(SERVER_FAULT)
+        elif packet.qos and self._version == 5:
+            self._answer(packet, None, PAYLOAD_FORMAT_INVALID)
+        else:
+            self._end(PAYLOAD_FORMAT_INVALID)
+
+    def _end(self, reason: int) -> None:
+        """What was published before still gets its answer, else the device would send it again for ever."""
+        self._has_ended = True
+        self._acks.end_after(reason)
+
+    def _ask(self, answer: Awaitable[None]) -> None:
+        self.asking += 1
+        self._desk.spawn(self._asked(answer), f"answer to {self._device.id}")
+
+    async def _asked(self, answer: Awaitable[None]) -> None:
+        try:
+            await answer
+        except RejectedError as error:
+            log.warning("device %r: a question could not be answered: %s", self._device.name, error)
+            self._close(0x83)
+        finally:
+            self.asking -= 1
+            self._relieved()
+
+    async def _send_attributes_found(
+        self, request_id: int, family: Family, client_keys: Sequence[str] | None, shared_keys: Sequence[str] | None
+    ) -> None:
+        client, shared = await self._session.request_attributes(client_keys, shared_keys)
+        if request_id >= 0:
+            self._send_to(family.attribute_response, request_id, payloads.attribute_response_json(client, shared))
+
+    async def _send_rpc_answer(self, request_id: int, family: Family, method: str, params: object) -> None:
+        answer = await self._session.call_server(request_id, method, params)
+        text = '{"error":"timeout"}' if answer is None else answer
+        self._send_to(family.rpc_response, request_id, text.encode())
+
+    def _send_to(self, prefix: str, request_id: int, payload: bytes) -> None:
+        """Answers need no subscription: then they have QoS 1."""
+        self._outbox.publish(f"{prefix}{request_id}", payload, self.granted.get(prefix + "+", 1))
+
+    def _session_limits(self) -> dict[str, object]:
+        unlimited = {"messages": None, "telemetryMessages": None, "telemetryDataPoints": None}
+        limits: dict[str, object] = {
+            "maxPayloadSize": self._desk.config.max_packet_bytes,
+            "maxInflightMessages": self._desk.config.max_inflight,
+            "rateLimits": unlimited,
+        }
+        if self._device.is_gateway:
+            limits["gatewayRateLimits"] = unlimited
+        return limits
+
+    # ── subscriptions ──
+
+    def subscribe_attributes(self, family: Family) -> None:
+        """Pushes of changes follow, in the spelling of the last subscription."""
+        self._attributes_family = family
+        self._session.subscribe_attributes(True)
+
+    def subscribe_rpc(self, family: Family) -> None:
+        """Calls follow, in the spelling of the last subscription."""
+        self._rpc_family = family
+        self._session.subscribe_rpc(True)
+
+    # ── DeviceChannel: down ──
+
+    def send_attributes(self, values: Mapping[str, Value]) -> None:
+        """Changed shared attributes."""
+        topic = self._attributes_family.attributes
+        self._outbox.publish(topic, payloads.attributes_json(values), self.granted.get(topic, 1))
+
+    def send_attributes_deleted(self, keys: Sequence[str]) -> None:
+        """Deleted shared attributes."""
+        topic = self._attributes_family.attributes
+        self._outbox.publish(topic, payloads.deleted_json(keys), self.granted.get(topic, 1))
+
+    def send_rpc(self, rpc_id: int, request: RpcRequest) -> Awaitable[RpcResponse | None]:
+        """A call; the device's answer comes as a publish."""
+        prefix = self._rpc_family.rpc_request
+        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._outbox.publish(
+            f"{prefix}{rpc_id}", payloads.rpc_request_json(request), self.granted.get(prefix + "+", 1), done=done
+        )
+        return done
+
+    def close(self, reason: str) -> None:
+        """End the connection from this side."""
+        self._close(CLOSE_REASONS.get(reason, SERVER_FAULT))

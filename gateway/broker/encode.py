@@ -1,0 +1,124 @@
+"""MQTT packets as bytes, for 3.1 (3), 3.1.1 (4) and 5.0 (5): what a server sends, and what a client sends.
+
+The client's side serves the local broker, to which the front is a client, and the tests.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterable, Sequence
+from typing import Final
+
+from gateway.broker.packets import Connect
+
+PINGREQ: Final = b"\xc0\x00"
+PINGRESP: Final = b"\xd0\x00"
+
+_short_ack = struct.Struct(">HH").pack
+_FIRST: Final = {4: 0x40, 5: 0x50, 6: 0x62, 7: 0x70}
+
+
+def connack(version: int, code: int, *, is_session_present: bool = False) -> bytes:
+    """Without properties: all limits are the defaults of 5.0, topic aliases included (none)."""
+    body = bytes((is_session_present, code))
+    return _packet(0x20, body + b"\0" if version == 5 else body)
+
+
+def publish(
+    version: int,
+    topic: str,
+    payload: bytes,
+    qos: int = 0,
+    packet_id: int = 0,
+    *,
+    is_retained: bool = False,
+    is_dup: bool = False,
+) -> bytes:
+    """`packet_id` counts only with QoS 1 and 2."""
+    name = topic.encode()
+    head = len(name).to_bytes(2, "big") + name
+    if qos:
+        head += packet_id.to_bytes(2, "big")
+    if version == 5:
+        head += b"\0"
+    return _packet(0x30 | is_dup << 3 | qos << 1 | is_retained, head + payload)
+
+
+def ack(kind: int, packet_id: int, version: int = 4, reason: int = 0) -> bytes:
+    """PUBACK (4), PUBREC (5), PUBREL (6), PUBCOMP (7); 3.x has no place for a reason."""
+    if reason and version == 5:
+        return bytes((_FIRST[kind], 3, packet_id >> 8, packet_id & 255, reason))
+    return _short_ack(_FIRST[kind] << 8 | 2, packet_id)
+
+
+def suback(version: int, packet_id: int, codes: Iterable[int]) -> bytes:
+    """One code for each filter, in their order."""
+    return _packet(0x90, packet_id.to_bytes(2, "big") + (b"\0" if version == 5 else b"") + bytes(codes))
+
+
+def unsuback(version: int, packet_id: int, codes: Iterable[int]) -> bytes:
+    """Codes travel in 5.0 only."""
+    return _packet(0xB0, packet_id.to_bytes(2, "big") + (b"\0" + bytes(codes) if version == 5 else b""))
+
+
+def disconnect(version: int, reason: int = 0) -> bytes:
+    """Before 5.0 only a client may send one, and it says nothing."""
+    return b"\xe0\x01" + bytes((reason,)) if version == 5 and reason else b"\xe0\x00"
+
+
+def connect(packet: Connect) -> bytes:
+    """A client's first packet."""
+    will = packet.will
+    flags = packet.is_clean << 1
+    fields = _text(packet.client_id)
+    if will is not None:
+        flags |= 4 | will.qos << 3 | will.is_retained << 5
+        fields += (b"\0" if packet.version == 5 else b"") + _text(will.topic) + _binary(will.payload)
+    if packet.user_name is not None:
+        flags |= 0x80
+        fields += _text(packet.user_name)
+    if packet.password is not None:
+        flags |= 0x40
+        fields += _binary(packet.password)
+    head = _text("MQIsdp" if packet.version == 3 else "MQTT") + bytes((packet.version, flags))
+    head += packet.keepalive_s.to_bytes(2, "big")
+    if packet.version == 5:
+        properties = b""
+        if packet.receive_maximum != 65_535:
+            properties += b"\x21" + packet.receive_maximum.to_bytes(2, "big")
+        if packet.max_packet_bytes is not None:
+            properties += b"\x27" + packet.max_packet_bytes.to_bytes(4, "big")
+        head += bytes((len(properties),)) + properties
+    return _packet(0x10, head + fields)
+
+
+def subscribe(version: int, packet_id: int, filters: Sequence[tuple[str, int]]) -> bytes:
+    """Filters with their QoS (in 5.0: with their options)."""
+    body = packet_id.to_bytes(2, "big") + (b"\0" if version == 5 else b"")
+    return _packet(0x82, body + b"".join(_text(name) + bytes((qos,)) for name, qos in filters))
+
+
+def unsubscribe(version: int, packet_id: int, filters: Sequence[str]) -> bytes:
+    """Filters."""
+    body = packet_id.to_bytes(2, "big") + (b"\0" if version == 5 else b"")
+    return _packet(0xA2, body + b"".join(_text(name) for name in filters))
+
+
+def _packet(first: int, body: bytes) -> bytes:
+    length = len(body)
+    if length < 128:
+        return bytes((first, length)) + body
+    head = bytearray((first,))
+    while length > 127:
+        head.append(length & 0x7F | 0x80)
+        length >>= 7
+    head.append(length)
+    return bytes(head) + body
+
+
+def _text(text: str) -> bytes:
+    return _binary(text.encode())
+
+
+def _binary(raw: bytes) -> bytes:
+    return len(raw).to_bytes(2, "big") + raw

@@ -1,0 +1,405 @@
+"""One MQTT connection: bytes, CONNECT, limits, subscriptions. API publishes go on to `DeviceApi`.
+
+A connection reads only while it may: it stops when too many publishes wait for their answer, when too much
+waits for the disk, when the device does not read what is sent to it, and when the local broker is behind.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import Final, cast
+
+from gateway.broker import encode
+from gateway.broker.auth import authenticate, refusal
+from gateway.broker.desk import Desk, LocalSession
+from gateway.broker.device_api import DeviceApi
+from gateway.broker.outbox import Outbox
+from gateway.broker.packets import (
+    PUBACK,
+    PUBREL,
+    Ack,
+    Connect,
+    Disconnect,
+    Packet,
+    Pingreq,
+    ProtocolError,
+    Publish,
+    Subscribe,
+    Unsubscribe,
+)
+from gateway.broker.receipts import AckQueue
+from gateway.broker.topics import FilterKind, filter_kind, is_local
+from gateway.broker.wire import Decoder
+from gateway.domain.entity import Device
+from gateway.errors import RejectedError
+from gateway.ports import Receipt
+
+log = logging.getLogger(__name__)
+
+_PACKETS_A_TURN: Final = 256  # then the others have their turn
+_MIN_WRITE_BUFFER: Final = 1 << 20
+_LINGER_S: Final = 1.0  # for the last packets of a closing connection
+
+NORMAL, PROTOCOL_ERROR, FAILURE, NOT_AUTHORIZED, SERVER_FAULT, KEEPALIVE_TIMEOUT = 0x00, 0x82, 0x83, 0x87, 0x8B, 0x8D
+
+
+# Why nothing is read from a connection just now; any of them.
+INFLIGHT, DISK, SLOW_READER, TURN, LOCAL = 1, 2, 4, 8, 16
+
+
+class Connection(asyncio.Protocol):
+    """From accept to close."""
+
+    def __init__(self, desk: Desk, members: set[Connection]) -> None:
+        """`members` holds this connection while its socket is open."""
+        self._desk, self._members = desk, members
+        self._config = desk.config
+        self._decoder = Decoder(desk.config.max_packet_bytes)
+        self._max_write_bytes = max(_MIN_WRITE_BUFFER, 4 * desk.config.max_packet_bytes)
+        self._out: list[bytes] = []
+        self._hold = 0
+        self._connect: Connect | None = None
+        self._api: DeviceApi | None = None
+        self._local: LocalSession | None = None
+        self._local_filters: set[str] = set()
+        self._closed_s: float | None = None
+        self._transport: asyncio.Transport
+
+    # ── asyncio.Protocol ──
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Dropped at once when the house is full or the address is blocked."""
+        self._transport = cast("asyncio.Transport", transport)
+        self._loop = asyncio.get_running_loop()
+        peer = transport.get_extra_info("peername")
+        self._address = peer[0] if peer else ""
+        self._opened_s = self._seen_s = self._desk.clock.monotonic_s()
+        self._acks = AckQueue(self._answered, self.close, self._desk.bug)
+        if len(self._members) >= self._config.max_connections:
+            self._turn_away("broker.connections_over_limit")
+        elif self._desk.doorkeeper.is_blocked(self._address, self._seen_s):
+            self._turn_away("broker.connections_blocked")
+        else:
+            self._members.add(self)
+
+    def data_received(self, data: bytes) -> None:
+        """Bytes of the device."""
+        if self._closed_s is not None:
+            return
+        self._seen_s = self._desk.clock.monotonic_s()
+        self._decoder.receive(data)
+        if not self._hold:
+            self._process()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """The socket is gone, whoever closed it."""
+        if self._closed_s is None:
+            self._closed_s = self._desk.clock.monotonic_s()
+        self._members.discard(self)
+        self._acks.close()
+        if self._local is not None:
+            self._local.close(is_graceful=False)  # nothing when it has said goodbye before
+        if self._api is not None:
+            self._outbox.close()
+            self._api.session.close()
+
+    def pause_writing(self) -> None:
+        """The device does not read."""
+        self._hold_for(SLOW_READER)
+
+    def resume_writing(self) -> None:
+        """It reads again."""
+        self._release(SLOW_READER)
+
+    # ── the listener's side ──
+
+    @property
+    def device(self) -> Device | None:
+        """Who is connected; None before CONNECT."""
+        return None if self._api is None else self._api.session.device
+
+    @property
+    def _name(self) -> str:
+        return self._address if self.device is None else self.device.name
+
+    def check(self, now_s: float) -> None:
+        """Called now and then: end what has been silent for too long."""
+        if self._closed_s is not None:
+            if now_s - self._closed_s > _LINGER_S:
+                self._transport.abort()
+            return
+        if self._connect is None:
+            if now_s - self._opened_s > self._config.connect_timeout_s:
+                self._desk.counters.add("broker.connect_timeouts")
+                self.close(NORMAL)
+            return
+        silent_s = now_s - self._seen_s
+        if self._hold:
+            self._seen_s = now_s  # it cannot be heard
+        elif self._connect.keepalive_s and silent_s > 1.5 * self._connect.keepalive_s:
+            self._desk.counters.add("broker.keepalive_timeouts")
+            self.close(KEEPALIVE_TIMEOUT)
+        elif silent_s > self._config.idle_timeout_s:
+            self._desk.counters.add("broker.idle_timeouts")
+            self.close(FAILURE)
+
+    def disk_is_free(self) -> None:
+        """What waited for the disk has become little."""
+        self._release(DISK)
+
+    def write(self, data: bytes) -> None:
+        """Bytes for the device; all of one turn of the loop leave in one write."""
+        if self._closed_s is not None:
+            return
+        if not self._out:
+            self._loop.call_soon(self._flush)
+        self._out.append(data)
+
+    def close(self, reason: int) -> None:
+        """End the connection: 5.0 clients hear why. What is written before still leaves."""
+        if self._closed_s is not None:
+            return
+        if self._connect is not None and self._connect.version == 5 and reason != NORMAL:
+            self.write(encode.disconnect(5, reason))
+        self._flush()
+        self._closed_s = self._desk.clock.monotonic_s()
+        self._transport.close()
+
+    # ── incoming ──
+
+    def _process(self) -> None:
+        if self._closed_s is not None:
+            return
+        decoder, api, acks = self._decoder, self._api, self._acks
+        max_inflight = self._config.max_inflight
+        try:
+            for _ in range(_PACKETS_A_TURN):
+                packet = decoder.next_packet()
+                if packet is None:
+                    break
+                if api is not None and type(packet) is Publish:
+                    api.publish(packet)
+                    if acks.unanswered + api.asking >= max_inflight:
+                        self._hold_for(INFLIGHT)
+                else:
+                    self._handle(packet)
+                    api = self._api
+                if self._hold or self._closed_s is not None:
+                    break
+            else:
+                self._hold_for(TURN)
+                self._loop.call_soon(self._release, TURN)
+        except ProtocolError as error:
+            self._protocol_error(error)
+            return
+        except RejectedError as error:
+            log.warning("device %r: %s; closed", self._name, error)
+            self.close(FAILURE)
+            return
+        if api is not None:
+            api.session.touch()
+            if self._desk.inlet.is_congested and self._closed_s is None:
+                self._hold_for(DISK)
+                self._desk.congested()
+            if self._local is not None and self._local.is_congested:
+                self._hold_for(LOCAL)
+
+    def _handle(self, packet: Packet) -> None:
+        if isinstance(packet, Connect):
+            if self._connect is not None:
+                raise ProtocolError("a second CONNECT", PROTOCOL_ERROR)
+            self._accept(packet)
+        elif self._api is None:
+            raise ProtocolError("the first packet is not CONNECT")
+        elif isinstance(packet, Pingreq):
+            self.write(encode.PINGRESP)
+        elif isinstance(packet, Ack) and packet.kind == PUBACK:
+            self._outbox.acknowledged(packet.packet_id, packet.reason)
+        elif isinstance(packet, Ack) and packet.kind == PUBREL:
+            self._api.released(packet.packet_id)
+        elif isinstance(packet, Subscribe):
+            self._subscribe(packet, self._api)
+        elif isinstance(packet, Unsubscribe):
+            self._unsubscribe(packet, self._api)
+        elif isinstance(packet, Disconnect):
+            if self._local is not None:
+                self._local.close(is_graceful=packet.reason != 0x04)
+            self.close(NORMAL)
+        else:
+            raise ProtocolError(f"{type(packet).__name__} is not for a client to send", PROTOCOL_ERROR)
+
+    def _protocol_error(self, error: ProtocolError) -> None:
+        self._desk.counters.add("broker.protocol_errors")
+        log.debug("%s: %s", self._address, error)
+        if error.reason_code == 0x84:
+            self.write(encode.connack(4, 1))
+        self.close(error.reason_code)
+
+    # ── CONNECT ──
+
+    def _turn_away(self, counter: str) -> None:
+        self._desk.counters.add(counter)
+        self._closed_s = self._seen_s
+        self._transport.abort()
+
+    def _accept(self, packet: Connect) -> None:
+        self._connect = packet
+        desk = self._desk
+        device = authenticate(desk.inlet.find_credentials, packet.client_id, packet.user_name, packet.password)
+        if device is None:
+            self._refuse(packet)
+            return
+        packet.user_name = packet.password = None  # not needed any more, so not kept
+        desk.doorkeeper.accepted(self._address)
+        desk.counters.add("broker.connects")
+        self._outbox = Outbox(
+            packet.version,
+            self.write,
+            self._too_slow,
+            receive_maximum=packet.receive_maximum,
+            max_packet_bytes=packet.max_packet_bytes,
+            max_waiting_bytes=self._max_write_bytes,
+        )
+        # Nothing is kept between connections; the flag only mirrors the question, as ThingsBoard does it.
+        self.write(encode.connack(packet.version, 0, is_session_present=not packet.is_clean))
+        self._api = DeviceApi(
+            desk,
+            device,
+            packet.version,
+            self.write,
+            self._acks,
+            self._outbox,
+            self.close,
+            self._relieved,
+            self._publish_local,
+        )
+        if packet.will is not None and desk.local is not None and is_local(packet.will.topic):
+            self._local_session()
+
+    def _refuse(self, packet: Connect) -> None:
+        self._desk.counters.add("broker.connects_refused")
+        if self._desk.doorkeeper.refused(self._address, self._seen_s):
+            log.warning(
+                "%s: too many connections with wrong credentials; blocked for %g s", self._address, self._config.block_s
+            )
+        code_3, code_5 = refusal(packet.client_id, packet.user_name, packet.password)
+        self.write(encode.connack(packet.version, code_5 if packet.version == 5 else code_3))
+        packet.user_name = packet.password = None
+        self.close(NOT_AUTHORIZED)
+
+    # ── subscriptions ──
+
+    def _subscribe(self, packet: Subscribe, api: DeviceApi) -> None:
+        version = self._connect.version if self._connect is not None else 4
+        codes = [0x8F if version == 5 else 0x80] * len(packet.filters)
+        known = [filter_kind(name) for name, _ in packet.filters]
+        local: list[int] = []
+        for index, ((name, qos), (kind, _)) in enumerate(zip(packet.filters, known, strict=True)):
+            if kind is FilterKind.LOCAL and self._desk.local is not None:
+                local.append(index)
+            elif kind not in (FilterKind.LOCAL, FilterKind.REFUSED):
+                codes[index] = api.granted[name] = min(qos, 1)
+
+        def answer(local_codes: list[int]) -> None:
+            for index, code in zip(local, local_codes, strict=True):
+                if code < 0x80:
+                    codes[index] = code
+                    self._local_filters.add(packet.filters[index][0])
+            self.write(encode.suback(version, packet.packet_id, codes))
+            for kind, family in known:
+                if kind is FilterKind.ATTRIBUTES:
+                    api.subscribe_attributes(family)
+                elif kind is FilterKind.RPC:
+                    api.subscribe_rpc(family)
+
+        if local:
+            asked = [(packet.filters[index][0], min(packet.filters[index][1], 1)) for index in local]
+            self._local_session().subscribe(asked, answer)
+        else:
+            answer([])
+
+    def _unsubscribe(self, packet: Unsubscribe, api: DeviceApi) -> None:
+        version = self._connect.version if self._connect is not None else 4
+        codes: list[int] = []
+        had = {filter_kind(name)[0] for name in api.granted}
+        for name in packet.filters:
+            kind, _ = filter_kind(name)
+            if kind is FilterKind.REFUSED:
+                codes.append(0x8F)
+            elif name in self._local_filters and self._local is not None:
+                self._local_filters.discard(name)
+                self._local.unsubscribe([name])
+                codes.append(0)
+            else:
+                codes.append(0 if api.granted.pop(name, None) is not None else 0x11)
+        gone = had - {filter_kind(name)[0] for name in api.granted}
+        if FilterKind.ATTRIBUTES in gone:
+            api.session.subscribe_attributes(False)
+        if FilterKind.RPC in gone:
+            api.session.subscribe_rpc(False)
+        self.write(encode.unsuback(version, packet.packet_id, codes))
+
+    # ── local topics ──
+
+    def _publish_local(self, packet: Publish) -> Receipt | None:
+        return self._local_session().publish(packet)
+
+    def _local_session(self) -> LocalSession:
+        if self._local is None:
+            assert self._desk.local is not None  # callers have looked
+            will = self._connect.will if self._connect is not None else None
+            self._local = self._desk.local().attach(
+                will if will is not None and is_local(will.topic) else None,
+                self._deliver,
+                lambda: self._release(LOCAL),
+                lambda: self.close(SERVER_FAULT),
+            )
+        return self._local
+
+    def _deliver(self, packet: Publish) -> None:
+        self._outbox.publish(packet.topic, packet.payload, min(packet.qos, 1), is_retained=packet.is_retained)
+
+    # ── flow ──
+
+    def _hold_for(self, reason: int) -> None:
+        if not self._hold and not self._transport.is_closing():
+            self._transport.pause_reading()
+        self._hold |= reason
+
+    def _answered(self, answers: bytes) -> None:
+        self.write(answers)
+        self._relieved()
+
+    def _relieved(self) -> None:
+        """One question less: half of the window is free again."""
+        if not self._hold & INFLIGHT or self._api is None:
+            return
+        if self._acks.unanswered + self._api.asking <= self._config.max_inflight // 2:
+            self._loop.call_soon(self._release, INFLIGHT)
+
+    def _release(self, reason: int) -> None:
+        if not self._hold & reason:
+            return
+        self._hold &= ~reason
+        if self._hold or self._closed_s is not None:
+            return
+        self._process()
+        if not self._hold and not self._transport.is_closing():
+            self._transport.resume_reading()
+
+    def _flush(self) -> None:
+        if not self._out or self._closed_s is not None:
+            return
+        data = b"".join(self._out)
+        self._out.clear()
+        self._transport.write(data)
+        if self._transport.get_write_buffer_size() > self._max_write_bytes:
+            self._too_slow()
+
+    def _too_slow(self) -> None:
+        if self._closed_s is None:
+            self._desk.counters.add("broker.slow_readers_closed")
+            log.warning("device %r reads too slowly: over %d bytes wait; closed", self._name, self._max_write_bytes)
+            self._closed_s = self._desk.clock.monotonic_s()
+            self._transport.abort()

@@ -1,0 +1,256 @@
+"""Ordinary publish/subscribe beside the device API: amqtt, unmodified, behind its `external` listener.
+
+Each device that uses a local topic gets an amqtt session over a pair of in-memory pipes, spoken as 3.1.1,
+with a client id of ours: whatever ids the devices use, they cannot get into each other's way, and a
+session ends with its connection. API topics never come here, so no wildcard can reach them.
+
+What amqtt 0.12 lacks is fenced in: it drops a QoS 1 message that is unacknowledged after 5 s, so it gets
+its PUBACK at once and the front owns the delivery; its queues have no bound, so reading from a device
+stops while they are long.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import logging
+from collections.abc import Callable, Coroutine
+from contextlib import suppress
+from typing import Any, Final
+
+from amqtt.adapters import ReaderAdapter, WriterAdapter
+from amqtt.broker import Broker
+from amqtt.errors import AMQTTError
+
+from gateway.broker import encode
+from gateway.broker.packets import PUBACK, PUBREL, Ack, Connect, Publish, Suback
+from gateway.broker.wire import Decoder
+from gateway.errors import RejectedError
+from gateway.ports import Receipt
+
+log = logging.getLogger(__name__)
+logging.getLogger("amqtt").setLevel(logging.ERROR)  # a library in the house, not a voice in the log
+logging.getLogger("transitions").setLevel(logging.ERROR)
+
+_LISTENER: Final = "default"
+_MAX_QUEUED: Final = 1000  # messages in amqtt's queues before its sessions stop reading
+_MAX_PIPE_BYTES: Final = 65_536  # then the front stops reading from the device
+_LOOK_AGAIN_S: Final = 0.01
+_MAX_PACKET_BYTES: Final = 268_435_455  # the front has checked the size
+
+
+class LocalBroker:
+    """Starts with its first member; `run` is its life."""
+
+    def __init__(self, spawn: Callable[[Coroutine[Any, Any, None], str], None]) -> None:
+        self._spawn = spawn
+        self._numbers = itertools.count(1)
+        self._started: asyncio.Future[Broker] = asyncio.get_running_loop().create_future()
+
+    async def run(self) -> None:
+        """Until cancelled."""
+        broker = Broker(
+            {
+                "listeners": {_LISTENER: {"type": "external", "bind": "in-memory"}},
+                "plugins": {"amqtt.plugins.authentication.AnonymousAuthPlugin": {"allow_anonymous": True}},
+            }
+        )
+        await broker.start()
+        self._started.set_result(broker)
+        try:
+            await asyncio.Event().wait()
+        finally:
+            with suppress(TimeoutError, AMQTTError):
+                async with asyncio.timeout(2):
+                    await broker.shutdown()
+
+    def attach(
+        self,
+        will: Publish | None,
+        deliver: Callable[[Publish], None],
+        relieved: Callable[[], None],
+        gone: Callable[[], None],
+    ) -> AmqttSession:
+        """A new session; what is sent before amqtt is up waits in its pipe."""
+        client_id = f"device-connection-{next(self._numbers)}"
+        session = AmqttSession(client_id, will, deliver, relieved, gone)
+        self._spawn(self._serve(session), f"local {client_id}")
+        return session
+
+    async def _serve(self, session: AmqttSession) -> None:
+        broker = await asyncio.shield(self._started)
+        session.reader.broker = broker
+        try:
+            await broker.external_connected(session.reader, session.writer, _LISTENER)
+        except Exception:
+            log.exception("local publish/subscribe: a session failed")
+        session.ended()
+
+
+class AmqttSession:
+    """The front's end of one session: a small 3.1.1 client without a socket."""
+
+    def __init__(
+        self,
+        client_id: str,
+        will: Publish | None,
+        deliver: Callable[[Publish], None],
+        relieved: Callable[[], None],
+        gone: Callable[[], None],
+    ) -> None:
+        self._deliver, self._gone = deliver, gone
+        self.reader = PipeReader(client_id, relieved)
+        self.writer = PipeWriter(self._receive)
+        self._decoder = Decoder(_MAX_PACKET_BYTES)
+        self._ids = itertools.cycle(range(1, 65_536))
+        self._receipts: dict[int, Receipt] = {}
+        self._subscriptions: dict[int, Callable[[list[int]], None]] = {}
+        self._is_closed = False
+        self.reader.feed(encode.connect(Connect(version=4, client_id=client_id, will=will)))
+
+    @property
+    def is_congested(self) -> bool:
+        """True while amqtt is behind."""
+        return self.reader.is_full
+
+    def publish(self, packet: Publish) -> Receipt | None:
+        """QoS 2 ends here: the front answers for it, amqtt gets QoS 1."""
+        if not packet.qos:
+            self.reader.feed(encode.publish(4, packet.topic, packet.payload, is_retained=packet.is_retained))
+            return None
+        receipt: Receipt = asyncio.get_running_loop().create_future()
+        packet_id = next(self._ids)
+        self._receipts[packet_id] = receipt
+        self.reader.feed(encode.publish(4, packet.topic, packet.payload, 1, packet_id, is_retained=packet.is_retained))
+        if self._is_closed:
+            self._fail_receipts()
+        return receipt
+
+    def subscribe(self, filters: list[tuple[str, int]], answer: Callable[[list[int]], None]) -> None:
+        """`answer` is called when amqtt has answered."""
+        packet_id = next(self._ids)
+        self._subscriptions[packet_id] = answer
+        self.reader.feed(encode.subscribe(4, packet_id, filters))
+
+    def unsubscribe(self, filters: list[str]) -> None:
+        """Takes effect when amqtt gets there."""
+        self.reader.feed(encode.unsubscribe(4, next(self._ids), filters))
+
+    def close(self, *, is_graceful: bool) -> None:
+        """The device is gone; without grace amqtt publishes its will."""
+        if self._is_closed:
+            return
+        self._is_closed = True
+        if is_graceful:
+            self.reader.feed(encode.disconnect(4))
+        self.reader.feed_eof()
+
+    def ended(self) -> None:
+        """The session ended on amqtt's side."""
+        was_closed, self._is_closed = self._is_closed, True
+        self._fail_receipts()
+        if not was_closed:
+            self._gone()
+
+    def _fail_receipts(self) -> None:
+        for receipt in self._receipts.values():
+            if not receipt.done():
+                receipt.set_exception(RejectedError("local publish/subscribe ended the session"))
+                receipt.exception()  # looked at: the device may be gone already
+        self._receipts.clear()
+
+    def _receive(self, data: bytes) -> None:
+        self._decoder.receive(data)
+        while (packet := self._decoder.next_packet()) is not None:
+            if isinstance(packet, Publish):
+                if packet.qos == 1:
+                    self.reader.feed(encode.ack(PUBACK, packet.packet_id))
+                if not self._is_closed:
+                    self._deliver(packet)
+            elif isinstance(packet, Ack) and packet.kind != PUBREL:
+                receipt = self._receipts.pop(packet.packet_id, None)
+                if receipt is not None and not receipt.done():
+                    receipt.set_result(None)
+            elif isinstance(packet, Suback):
+                answer = self._subscriptions.pop(packet.packet_id, None)
+                if answer is not None and not self._is_closed:
+                    answer(packet.codes)
+
+
+class PipeReader(ReaderAdapter):  # type: ignore[misc]  # amqtt has no type information
+    """What amqtt reads from."""
+
+    def __init__(self, client_id: str, relieved: Callable[[], None]) -> None:
+        self.broker: Broker | None = None
+        self._client_id, self._relieved = client_id, relieved
+        self._buffer = bytearray()
+        self._more = asyncio.Event()
+        self._is_ended = False
+        self._was_full = False
+
+    @property
+    def is_full(self) -> bool:
+        """True: stop feeding; `relieved` is called when the pipe is empty again."""
+        self._was_full = self._was_full or len(self._buffer) > _MAX_PIPE_BYTES
+        return self._was_full
+
+    def feed(self, data: bytes) -> None:
+        """Bytes for amqtt."""
+        if not self._is_ended:
+            self._buffer += data
+            self._more.set()
+
+    def feed_eof(self) -> None:
+        """No more will come."""
+        self._is_ended = True
+        self._more.set()
+
+    async def read(self, n: int = -1) -> bytes:
+        """Exactly `n` bytes, fewer only at the end."""
+        # One byte: the beginning of a packet. amqtt tells nobody when its queues get shorter.
+        while n == 1 and self._queued() > _MAX_QUEUED:  # noqa: ASYNC110
+            await asyncio.sleep(_LOOK_AGAIN_S)
+        while len(self._buffer) < n and not self._is_ended:
+            if self._was_full and not self._buffer:
+                self._was_full = False
+                self._relieved()
+                continue
+            self._more.clear()
+            await self._more.wait()
+        taken = bytes(self._buffer[: n if n >= 0 else None])
+        del self._buffer[: len(taken)]
+        return taken
+
+    def _queued(self) -> int:
+        """Messages that amqtt has taken and not yet handed out. The broadcast queue has no public name."""
+        if self.broker is None:
+            return 0
+        session, _ = self.broker.sessions.get(self._client_id, (None, None))
+        own: int = session.delivered_message_queue.qsize() if session is not None else 0
+        shared: int = self.broker._broadcast_queue.qsize()
+        return own + shared
+
+
+class PipeWriter(WriterAdapter):  # type: ignore[misc]  # amqtt has no type information
+    """What amqtt writes to."""
+
+    def __init__(self, receive: Callable[[bytes], None]) -> None:
+        self._receive = receive
+
+    def write(self, data: bytes) -> None:
+        """Straight to the session."""
+        self._receive(bytes(data))
+
+    async def drain(self) -> None:
+        """Nothing is buffered here."""
+
+    def get_peer_info(self) -> tuple[str, int]:
+        """Amqtt only logs it."""
+        return "in-memory", 0
+
+    def get_ssl_info(self) -> None:
+        """No TLS in memory."""
+        return
+
+    async def close(self) -> None:
+        """The session's end is noticed where it is served."""
