@@ -1,0 +1,98 @@
+import asyncio
+import stat
+from contextlib import asynccontextmanager
+from uuid import UUID
+
+import pytest
+
+from gateway.domain.cloud_event import EventStatus, Lane, ParkedEvent, StoredEvent
+from gateway.status_view import LocalApiError, ask, judge
+from gateway.web import LocalApi
+
+
+def event(seq_id):
+    return StoredEvent(
+        seq_id=seq_id,
+        lane=Lane.MAIN,
+        id=UUID(int=seq_id),
+        type="DEVICE",
+        action="TIMESERIES_UPDATED",
+        entity_id=UUID(int=9),
+        created_ms=1000,
+        body=b'{"ts":1}',
+    )
+
+
+class FakeEvents:
+    def __init__(self):
+        self.asked = []
+
+    async def find(self, status, limit, before_seq=None):
+        self.asked.append((status, limit, before_seq))
+        return [(event(2), EventStatus.PENDING), (event(1), EventStatus.DEPLOYED)]
+
+    async def parked(self, limit):
+        return [ParkedEvent(event=event(3), reason="bad", tries=10, parked_ms=5)]
+
+
+@asynccontextmanager
+async def api(path, events):
+    async def status():
+        return {"version": "x"}
+
+    room = LocalApi(path, status, events, lambda: {"broker.connects": 3})
+    serving = asyncio.create_task(room.serve())
+    async with asyncio.timeout(10):
+        while not path.exists():
+            await asyncio.sleep(0.01)
+    try:
+        yield
+    finally:
+        serving.cancel()
+        await asyncio.wait([serving])
+
+
+async def test_status_events_and_bad_questions(tmp_path):
+    path, events = tmp_path / "api.sock", FakeEvents()
+    async with api(path, events):
+        assert stat.S_IMODE(path.stat().st_mode) == 0o660
+        assert await asyncio.to_thread(ask, path, "/status") == {"version": "x"}
+        rows = await asyncio.to_thread(ask, path, "/events?status=pending&limit=7&before=9")
+        assert events.asked == [(EventStatus.PENDING, 7, 9)]
+        assert [(row["seqId"], row["status"], row["entityBody"]) for row in rows] == [
+            (2, "PENDING", '{"ts":1}'),
+            (1, "DEPLOYED", '{"ts":1}'),
+        ]
+        (parked,) = await asyncio.to_thread(ask, path, "/events?status=parked")
+        assert (parked["reason"], parked["tries"]) == ("bad", 10)
+        with pytest.raises(LocalApiError, match="PENDING, DEPLOYED, PARKED"):
+            await asyncio.to_thread(ask, path, "/events?status=gone")
+        with pytest.raises(LocalApiError, match="numbers"):
+            await asyncio.to_thread(ask, path, "/events?limit=many")
+    assert not path.exists()
+
+
+def test_no_gateway_is_said_plainly(tmp_path):
+    with pytest.raises(LocalApiError, match="is it running"):
+        ask(tmp_path / "api.sock", "/status")
+
+
+def healthy():
+    return {
+        "queue": {"pending": 0, "lag_s": 0.0, "parked": 0},
+        "cloud": {"state": "READY"},
+        "store": {"oldest_waiting_s": 0},
+        "rules": {"problems": []},
+    }
+
+
+def test_judgement_of_a_status():
+    assert judge(healthy()) == []
+    sick = healthy() | {
+        "queue": {"pending": 5001, "lag_s": 31.0, "parked": 2},
+        "cloud": {"state": "CLOSED", "last_error": "refused"},
+        "buses": [{"name": "plant", "connected": False}],
+    }
+    text = "\n".join(judge(sick))
+    for part in ("5001 events wait", "31 s old", "2 events are parked", "CLOSED: refused", "bus plant"):
+        assert part in text
