@@ -1,0 +1,379 @@
+"""The gRPC stream: carries the conversation of `session`, translated by the codec. The only door to grpc.
+
+One call of `serve` is the life of one connection; `supervise` makes the next. Inside live four tasks: a
+reader (never blocked by what the cloud asks, except when `_INBOX` downlinks wait), an applier (downlinks
+in order, acknowledged when durable), a writer (everything we say, in order, waiting for the transport),
+and a watchman (a sync that does not end, a cloud that is silent).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import ssl
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import grpc
+import grpc.aio
+
+from gateway.cloud.decode import decode_response
+from gateway.cloud.encode import encode_ack, encode_connect, encode_sync, encode_uplink
+from gateway.cloud.pending import Pending
+from gateway.cloud.session import (
+    Accepted,
+    DownlinkReceived,
+    EdgeChanged,
+    LinkEvent,
+    Refusal,
+    Refused,
+    Session,
+    State,
+    StreamEnded,
+    SyncApplied,
+    UplinkAnswered,
+)
+from gateway.config import CloudConfig
+from gateway.domain.cloud_event import StoredEvent
+from gateway.domain.downlink import SyncCompleted
+from gateway.domain.entity import EdgeIdentity
+from gateway.errors import GatewayError, LinkLost, RefusedError, RejectedError, TransientError
+from gateway.ports import Clock, DownlinkHandler, StateReader, UplinkAnswer
+from gateway.supervise import Counters
+
+log = logging.getLogger(__name__)
+
+METHOD: Final = "/edge.EdgeRpcService/handleMsgs"
+_ENVELOPE_BYTES: Final = 4096  # the limit is compared with the message here and with its wrapping there
+_INBOX: Final = 1000  # the cloud sends 50 and waits for their acknowledgement; then the reader waits
+_WATCH_S: Final = 0.5
+_STREAM_OVER: Final = (grpc.aio.AioRpcError, asyncio.InvalidStateError)
+_LARGEST_ID: Final = (1 << 31) - 2
+
+Call = Any  # bytes both ways; the stubs of grpc.aio know only half of a call
+
+
+class GrpcLink:
+    """Implements `CloudLink`."""
+
+    name = "cloud"
+
+    def __init__(
+        self, config: CloudConfig, handler: DownlinkHandler, state: StateReader, clock: Clock, counters: Counters
+    ) -> None:
+        self._config, self._handler, self._state = config, handler, state
+        self._clock, self._counters = clock, counters
+        self._session = Session()
+        self._session.state = State.CLOSED
+        self._since_ms = clock.now_ms()
+        self._number = 0
+        self._last_error: str | None = None
+        self._identity_name = ""
+        self._max_message_bytes = config.max_inbound_bytes - _ENVELOPE_BYTES
+        self._ready = asyncio.Event()
+        self._pending = Pending()
+        self._outbox: asyncio.Queue[bytes] = asyncio.Queue()
+        self._inbox: asyncio.Queue[DownlinkReceived | EdgeChanged] = asyncio.Queue(_INBOX)
+        self._sync_started_s = 0.0
+
+    # ── as the sender sees it ────────────────────────────────────────────────────────────────
+
+    @property
+    def is_ready(self) -> bool:
+        """Uplink is allowed."""
+        return self._ready.is_set()
+
+    async def wait_ready(self) -> int:
+        """Returns when uplink is allowed: the number of the session."""
+        await self._ready.wait()
+        return self._number
+
+    @property
+    def max_message_bytes(self) -> int:
+        """What the cloud announced, less what the envelope needs."""
+        return self._max_message_bytes
+
+    def size_bytes(self, events: Sequence[StoredEvent]) -> int:
+        """What these events would weigh as one message; 0 when nothing would be sent.
+
+        Raises:
+            RejectedError: An event cannot be encoded.
+        """
+        request = encode_uplink(_LARGEST_ID, events, self._state)
+        return 0 if request is None else len(request)
+
+    def send(self, events: Sequence[StoredEvent]) -> asyncio.Future[UplinkAnswer]:
+        """One uplink message with these events; see `CloudLink.send`."""
+        if not self._ready.is_set():
+            raise LinkLost("the cloud is not connected")
+        future: asyncio.Future[UplinkAnswer] = asyncio.get_running_loop().create_future()
+        id_ = self._pending.new_id()
+        try:
+            request = encode_uplink(id_, events, self._state)
+        except RejectedError as error:
+            future.set_exception(error)
+            return future
+        if request is None:
+            future.set_result(UplinkAnswer(is_success=True))
+        elif len(request) > self._max_message_bytes:
+            text = f"the message has {len(request)} bytes, the cloud takes {self._max_message_bytes}"
+            future.set_exception(RejectedError(text))
+        else:
+            self._pending.add(id_, future, self._clock.monotonic_s())
+            self._outbox.put_nowait(request)  # bounded by the sender's window and by the inbox
+        return future
+
+    def status(self) -> dict[str, Any]:
+        """For the page and the command line; no keys, no secrets."""
+        return {
+            "state": self._session.state.value,
+            "since_ms": self._since_ms,
+            "last_error": self._last_error,
+            "reconnects": max(0, self._number - 1),
+            "session": self._number,
+            "in_flight": len(self._pending),
+            "edge": self._identity_name,
+            "server": f"{self._config.host}:{self._config.port}",
+        }
+
+    # ── one connection ───────────────────────────────────────────────────────────────────────
+
+    async def serve(self) -> None:
+        """From the connect request to the end of the stream.
+
+        Raises:
+            TransientError: The stream ended or never began; connect again after a while.
+            RefusedError: A person must act: key, secret, edition or a certificate file.
+        """
+        self._session, self._pending = Session(), Pending()
+        self._outbox, self._inbox = asyncio.Queue(), asyncio.Queue(_INBOX)
+        self._since_ms = self._clock.now_ms()
+        try:
+            await self._connect()
+        except BaseException as error:
+            cause = _cause(error)
+            self._last_error = str(cause) if isinstance(cause, GatewayError) else type(cause).__name__
+            if cause is error:
+                raise
+            raise cause from error
+        finally:
+            self._ready.clear()
+            self._on(StreamEnded())
+            self._pending.fail(self._last_error or "the link was closed")
+
+    async def _connect(self) -> None:
+        key = self._config.routing_key.get_secret_value()
+        secret = self._config.routing_secret.get_secret_value()
+        if not key or not secret:
+            raise RefusedError(
+                "no routing key or no secret: set cloud.routing_key and cloud.routing_secret"
+                " (or CLOUD_ROUTING_KEY and CLOUD_ROUTING_SECRET)"
+            )
+        request = encode_connect(key, secret, self._config.edge_version, self._config.max_inbound_bytes)
+        compression = grpc.Compression.Gzip if self._config.gzip else grpc.Compression.NoCompression
+        async with open_channel(self._config) as channel:
+            open_stream: Any = channel.stream_stream
+            call: Call = open_stream(METHOD)(compression=compression)
+            try:
+                identity = await self._introduce(call, request)
+                await self._converse(call, identity)
+            finally:
+                call.cancel()
+
+    async def _introduce(self, call: Call, request: bytes) -> EdgeIdentity:
+        """The connect request and the verdict."""
+        try:
+            async with asyncio.timeout(self._config.timeout_ms / 1000):
+                with contextlib.suppress(*_STREAM_OVER):  # the read tells why
+                    await call.write(request)
+                event = await self._read(call)
+                while self._session.state is State.CONNECTING:
+                    event = await self._read(call)
+        except TimeoutError:
+            raise TransientError(
+                f"{self._config.host}:{self._config.port}: no verdict within {self._config.timeout_ms} ms"
+            ) from None
+        if isinstance(event, Refused):
+            raise _refusal(event)
+        if not isinstance(event, Accepted):
+            raise TransientError("the cloud closed the stream before it answered")
+        if event.identity.cloud_type != "CE":
+            raise RefusedError(
+                f"the cloud is a {event.identity.cloud_type or 'nameless'} edition; only the Community Edition (CE)"
+                " has a protocol that this gateway knows"
+            )
+        self._max_message_bytes = event.max_message_bytes - _ENVELOPE_BYTES
+        self._number += 1
+        self._counters.add("cloud.connects")
+        return event.identity
+
+    async def _converse(self, call: Call, identity: EdgeIdentity) -> None:
+        self._identity_name = identity.name
+        is_full = await self._handler.connected(identity)
+        self._sync_started_s = self._clock.monotonic_s()
+        self._outbox.put_nowait(encode_sync(is_full))
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._write_all(call), name="cloud.write")
+            tasks.create_task(self._read_all(call), name="cloud.read")
+            tasks.create_task(self._apply_all(), name="cloud.apply")
+            tasks.create_task(self._watch(), name="cloud.watch")
+
+    async def _read(self, call: Call) -> LinkEvent:
+        try:
+            data = await call.read()
+        except grpc.aio.AioRpcError as error:
+            raise TransientError(_reason(error, self._config)) from None
+        if not isinstance(data, bytes):  # the mark of the end: completed with OK, an error would have raised
+            raise TransientError(
+                "the cloud closed the stream: the edge was deleted there, or another gateway uses the same key"
+            )
+        event = decode_response(data)
+        self._pending.heard(self._clock.monotonic_s())
+        self._on(event)
+        return event
+
+    async def _read_all(self, call: Call) -> None:
+        while True:
+            event = await self._read(call)
+            if isinstance(event, UplinkAnswered):
+                if not self._pending.answer(event.id, event.answer):
+                    self._counters.add("cloud.answers_unknown")
+            elif isinstance(event, DownlinkReceived | EdgeChanged):
+                await self._inbox.put(event)
+
+    async def _write_all(self, call: Call) -> None:
+        while True:
+            request = await self._outbox.get()
+            try:
+                await call.write(request)
+            except _STREAM_OVER:
+                return  # the reader learns of the end as well, with its reason
+
+    async def _apply_all(self) -> None:
+        while True:
+            event = await self._inbox.get()
+            if isinstance(event, EdgeChanged):
+                self._identity_name = event.identity.name
+                await self._handler.connected(event.identity)
+                continue
+            error = event.broken
+            try:
+                await self._handler.handle(event.downlink)
+            except RejectedError as refusal:
+                error = f"{refusal}; {error}" if error else str(refusal)
+            self._counters.add("cloud.downlinks")
+            if error:
+                self._counters.add("cloud.downlinks_rejected")
+                log.warning("a message from the cloud could not be applied: %s", error)
+                if event.has_entity_data:
+                    error = ""
+            self._outbox.put_nowait(encode_ack(event.downlink.id, error))
+            if any(isinstance(command, SyncCompleted) for command in event.downlink.commands):
+                self._synced()
+
+    def _synced(self) -> None:
+        self._on(SyncApplied())
+        if not self._ready.is_set():
+            self._last_error = None
+            self._ready.set()
+            log.info("cloud: connected to %s:%d as %r", self._config.host, self._config.port, self._identity_name)
+
+    async def _watch(self) -> None:
+        while True:
+            await self._clock.sleep(_WATCH_S)
+            now_s = self._clock.monotonic_s()
+            is_syncing = self._session.state is State.SYNCING
+            if is_syncing and now_s - self._sync_started_s >= self._config.sync_timeout_s:
+                raise TransientError(f"the cloud did not complete the sync within {self._config.sync_timeout_s:g} s")
+            silent_s = self._pending.overdue_s(now_s, self._config.answer_timeout_s)
+            if silent_s:
+                raise TransientError(f"the cloud has not answered for {silent_s:.0f} s though messages are waiting")
+
+    def _on(self, event: LinkEvent | StreamEnded) -> None:
+        before = self._session.state
+        if self._session.on(event) is not before:
+            self._since_ms = self._clock.now_ms()
+
+
+def open_channel(config: CloudConfig) -> grpc.aio.Channel:
+    """A channel of our own: nothing of an earlier outage is remembered in it, and no call is repeated by it.
+
+    Raises:
+        RefusedError: The certificate file cannot be read.
+    """
+    options: list[tuple[str, Any]] = [
+        ("grpc.keepalive_time_ms", round(config.keepalive_s * 1000)),
+        ("grpc.keepalive_timeout_ms", round(config.keepalive_timeout_s * 1000)),
+        ("grpc.keepalive_permit_without_calls", 1),
+        ("grpc.http2.max_pings_without_data", 0),
+        # The announced limit is compared with the message, this one with its wrapping: a little more.
+        ("grpc.max_receive_message_length", config.max_inbound_bytes + 65_536),
+        ("grpc.max_send_message_length", -1),
+        ("grpc.enable_retries", 0),
+        ("grpc.use_local_subchannel_pool", 1),
+    ]
+    target = f"{config.host}:{config.port}"
+    if not config.ssl_enabled:
+        return grpc.aio.insecure_channel(target, options)
+    if config.ssl_server_name:
+        options.append(("grpc.ssl_target_name_override", config.ssl_server_name))
+    return grpc.aio.secure_channel(target, grpc.ssl_channel_credentials(_roots(config.ssl_cert)), options)
+
+
+def _roots(path: Path | None) -> bytes | None:
+    """The named PEM, else the system's store; None (no such store): the list that comes with grpc."""
+    if path is None:
+        system = ssl.get_default_verify_paths().cafile or "/etc/ssl/certs/ca-certificates.crt"
+        path = Path(system)
+        if not path.is_file():
+            return None
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise RefusedError(f"cloud.ssl_cert: {path} cannot be read: {error.strerror}") from None
+
+
+def _refusal(event: Refused) -> GatewayError:
+    if event.reason is Refusal.BAD_CREDENTIALS:
+        return RefusedError("the cloud does not know this routing key, or its secret is wrong; check both")
+    return TransientError("the cloud cannot accept us now (SERVER_UNAVAILABLE)")
+
+
+def _reason(error: grpc.aio.AioRpcError, config: CloudConfig) -> str:
+    """A short text that names the layer; the server's own words are kept out, they may hold secrets."""
+    where = f"{config.host}:{config.port}"
+    code, details = error.code(), (error.details() or "").lower()
+    if code is grpc.StatusCode.RESOURCE_EXHAUSTED:
+        return f"{where}: gRPC RESOURCE_EXHAUSTED (a message over the limit, or too much at once)"
+    if code is not grpc.StatusCode.UNAVAILABLE:
+        return f"{where}: gRPC {code.name}"
+    for sign, layer in (
+        ("certificate_verify_failed", "TLS: the server's certificate is not trusted"),
+        ("hostname verification", "TLS: the certificate has another name"),
+        ("peer name", "TLS: the certificate has another name"),
+        ("ssl", "TLS handshake failed (is TLS on at both ends?)"),
+        ("handshake", "TLS handshake failed (is TLS on at both ends?)"),
+        ("connection refused", "TCP: connection refused"),
+        ("name resolution", "DNS: no address for this name"),
+        ("dns", "DNS: no address for this name"),
+        ("keepalive", "HTTP/2: no answer to keepalive pings"),
+        ("timed out", "TCP: timed out"),
+        ("timeout", "TCP: timed out"),
+        ("connection reset", "TCP: connection reset"),
+        ("socket closed", "TCP: connection closed"),
+    ):
+        if sign in details:
+            return f"{where}: {layer}"
+    return f"{where}: gRPC UNAVAILABLE"
+
+
+def _cause(error: BaseException) -> BaseException:
+    """What ended a group of tasks, when it is one of our errors alone; a bug keeps its group."""
+    inner = error
+    while isinstance(inner, BaseExceptionGroup) and all(
+        isinstance(one, GatewayError | BaseExceptionGroup) for one in inner.exceptions
+    ):
+        inner = inner.exceptions[0]
+    return inner
