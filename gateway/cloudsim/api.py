@@ -1,0 +1,248 @@
+"""The HTTP API of the simulator: JSON in, JSON out, no login. For people at a desk, and for tests."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+from collections.abc import Awaitable, Callable, Iterator
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import orjson
+import uvicorn
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from gateway.cloudsim.options import CustomerKind
+from gateway.errors import RejectedError, TransientError
+
+if TYPE_CHECKING:
+    from gateway.cloudsim.server import CloudSim
+
+T = TypeVar("T")
+
+
+class HttpServer:
+    """Serves the API until stopped."""
+
+    def __init__(self, sim: CloudSim, host: str, port: int) -> None:
+        config = uvicorn.Config(make_app(sim), lifespan="off", ws="none", log_level="warning", access_log=False)
+        self._server = _QuietServer(config)
+        self._place = (host, port)
+        self._task: asyncio.Task[None] | None = None
+
+    async def start(self) -> int:
+        """Returns the port.
+
+        Raises:
+            TransientError: The port is taken.
+        """
+        listener = socket.socket()
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            listener.bind(self._place)
+        except OSError as error:
+            listener.close()
+            raise TransientError(f"{self._place[0]}:{self._place[1]}: {error.strerror}") from error
+        listener.listen(128)
+        listener.setblocking(False)
+        self._task = asyncio.create_task(self._server.serve(sockets=[listener]), name="cloud-sim http")
+        return int(listener.getsockname()[1])
+
+    async def stop(self) -> None:
+        """Ends open requests."""
+        self._server.should_exit = True
+        self._server.force_exit = True
+        if self._task is not None:
+            await self._task
+
+
+class _QuietServer(uvicorn.Server):
+    """Signals belong to the process, not to this server."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+def make_app(sim: CloudSim) -> Starlette:
+    """The routes."""
+    api = _Api(sim)
+    wrap = _answering
+    return Starlette(
+        routes=[
+            Route("/api/state", wrap(api.state), methods=["GET"]),
+            Route("/api/devices", wrap(api.devices), methods=["GET"]),
+            Route("/api/devices", wrap(api.create_device), methods=["POST"]),
+            Route("/api/devices/{name}", wrap(api.device), methods=["GET"]),
+            Route("/api/devices/{name}", wrap(api.update_device), methods=["PATCH"]),
+            Route("/api/devices/{name}", wrap(api.delete_device), methods=["DELETE"]),
+            Route("/api/devices/{name}/telemetry", wrap(api.telemetry), methods=["GET"]),
+            Route("/api/devices/{name}/attributes/{scope}", wrap(api.set_attributes), methods=["POST"]),
+            Route("/api/devices/{name}/attributes/{scope}", wrap(api.delete_attributes), methods=["DELETE"]),
+            Route("/api/devices/{name}/rpc", wrap(api.rpc), methods=["POST"]),
+            Route("/api/alarms", wrap(api.alarms), methods=["GET"]),
+            Route("/api/rule-chains", wrap(api.rule_chain), methods=["POST"]),
+            Route("/api/edge", wrap(api.edge), methods=["POST"]),
+            Route("/api/end-session", wrap(api.end_session), methods=["POST"]),
+            Route("/api/offline", wrap(api.offline), methods=["POST"]),
+            Route("/api/sync", wrap(api.sync), methods=["POST"]),
+            Route("/api/faults", wrap(api.faults), methods=["GET", "POST"]),
+            Route("/api/reset-counters", wrap(api.reset_counters), methods=["POST"]),
+        ]
+    )
+
+
+def _json(value: Any, status: int = 200) -> Response:
+    return Response(orjson.dumps(value), status, media_type="application/json")
+
+
+def _answering(handle: Callable[[Request], Awaitable[Response]]) -> Callable[[Request], Awaitable[Response]]:
+    async def answer(request: Request) -> Response:
+        try:
+            return await handle(request)
+        except RejectedError as error:
+            status = 404 if str(error).startswith("no device") else 400
+            return _json({"error": str(error)}, status)
+
+    return answer
+
+
+class _Api:
+    def __init__(self, sim: CloudSim) -> None:
+        self._sim = sim
+
+    async def state(self, request: Request) -> Response:
+        return _json(self._sim.state() | {"listening": self._sim.is_listening})
+
+    async def devices(self, request: Request) -> Response:
+        return _json(self._sim.devices_state())
+
+    async def create_device(self, request: Request) -> Response:
+        body = await _body(request)
+        name = _field(body, "name", str)
+        profile = _field(body, "profile", str, "default")
+        token = await self._sim.create_device(name, profile, _field(body, "token", str, "") or None)
+        return _json(self._sim.device_state(name) | {"token": token}, 201)
+
+    async def device(self, request: Request) -> Response:
+        return _json(self._sim.device_state(request.path_params["name"]))
+
+    async def update_device(self, request: Request) -> Response:
+        name, body = request.path_params["name"], await _body(request)
+        if token := _field(body, "token", str, ""):
+            await self._sim.set_token(name, token)
+        if new_name := _field(body, "name", str, ""):
+            await self._sim.rename_device(name, new_name)
+        return _json(self._sim.device_state(new_name or name))
+
+    async def delete_device(self, request: Request) -> Response:
+        await self._sim.delete_device(request.path_params["name"])
+        return _json({})
+
+    async def telemetry(self, request: Request) -> Response:
+        device = self._sim.world.device_named(request.path_params["name"])
+        key = request.query_params.get("key")
+        if not key:
+            raise RejectedError("?key= is missing")
+        values = device.telemetry_values(key, int(_number(request, "limit", 100)))
+        return _json([{"ts": ts, "value": value} for ts, value in values])
+
+    async def set_attributes(self, request: Request) -> Response:
+        name, scope = request.path_params["name"], request.path_params["scope"]
+        is_stored = await self._sim.set_attributes(name, scope, await _body(request))
+        return _json({"queued": is_stored})
+
+    async def delete_attributes(self, request: Request) -> Response:
+        keys = [key for key in request.query_params.get("keys", "").split(",") if key]
+        if not keys:
+            raise RejectedError("?keys=a,b is missing")
+        name, scope = request.path_params["name"], request.path_params["scope"]
+        return _json({"queued": await self._sim.delete_attributes(name, scope, keys)})
+
+    async def rpc(self, request: Request) -> Response:
+        body = await _body(request)
+        timeout_ms = _field(body, "timeout_ms", int, 0) or _field(body, "timeout", int, 10_000)
+        if timeout_ms <= 0:
+            raise RejectedError("timeout_ms must be above 0")
+        result = await self._sim.rpc(
+            request.path_params["name"],
+            _field(body, "method", str),
+            body.get("params"),
+            timeout_ms=timeout_ms,
+            oneway=_field(body, "oneway", bool, False),
+            persisted=_field(body, "persisted", bool, False),
+        )
+        status = result.short_status if request.query_params.get("form") == "short" else result.status
+        if result.error is not None:
+            return _json({"error": result.error}, status)
+        if status != 200:
+            return _json({"error": "the answer is not JSON"}, status)
+        return Response(result.response or b"", status, media_type="application/json")
+
+    async def alarms(self, request: Request) -> Response:
+        return _json([alarm.json for alarm in self._sim.world.of_type("ALARM")])
+
+    async def rule_chain(self, request: Request) -> Response:
+        is_root = request.query_params.get("root", "true").lower() in ("true", "1", "yes")
+        return _json({"id": str(await self._sim.push_rule_chain(await _body(request), is_root=is_root))}, 201)
+
+    async def edge(self, request: Request) -> Response:
+        wanted = _field(await _body(request), "customer", str)
+        if wanted not in list(CustomerKind):
+            raise RejectedError(f"customer must be one of {', '.join(CustomerKind)}")
+        await self._sim.set_customer(CustomerKind(wanted))
+        return _json({})
+
+    async def end_session(self, request: Request) -> Response:
+        await self._sim.end_session()
+        return _json({})
+
+    async def offline(self, request: Request) -> Response:
+        seconds = _number(request, "seconds", 10)
+        await self._sim.offline(seconds)
+        return _json({"seconds": seconds})
+
+    async def sync(self, request: Request) -> Response:
+        await self._sim.sync()
+        return _json({})
+
+    async def faults(self, request: Request) -> Response:
+        if request.method == "POST":
+            self._sim.faults.update(await _body(request))
+        return _json(asdict(self._sim.faults.settings))
+
+    async def reset_counters(self, request: Request) -> Response:
+        self._sim.reset_counters()
+        return _json({})
+
+
+async def _body(request: Request) -> dict[str, Any]:
+    try:
+        body = orjson.loads(await request.body() or b"{}")
+    except orjson.JSONDecodeError as error:
+        raise RejectedError(f"the body is not JSON: {error}") from None
+    if not isinstance(body, dict):
+        raise RejectedError("the body must be a JSON object")
+    return body
+
+
+def _field(body: dict[str, Any], key: str, kind: type[T], default: T | None = None) -> T:
+    value = body.get(key, default)
+    if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
+        raise RejectedError(f"{key!r} must be given as {kind.__name__}")
+    return value
+
+
+def _number(request: Request, key: str, default: float) -> float:
+    text = request.query_params.get(key)
+    try:
+        value = default if text is None else float(text)
+    except ValueError:
+        raise RejectedError(f"{key} must be a number") from None
+    if not 0 <= value < 1e9:
+        raise RejectedError(f"{key} must be a number from 0 up")
+    return value
