@@ -37,11 +37,11 @@ async def drain(rtt_ms: int, limit: float, events: int = EVENTS) -> None:
                 while left:
                     await asyncio.sleep(0.05)
                     state = await cloud.state()
-                    if not first_s and state["events"]:
+                    if not first_s and state["events_received"]:
                         first_s = time.monotonic()
                         started_s = first_s
-                        base = state["events"]
-                    left = events - state["events"]
+                        base = state["events_received"]
+                    left = events - state["events_received"]
                 took_s = time.monotonic() - started_s
                 figure(
                     f"drain of {events:,} queued events, RTT {rtt_ms} ms",

@@ -26,14 +26,14 @@ async def main(offered: float = OFFERED, seconds: float = SECONDS) -> None:
                 return (await gateway.status())["cloud"]["state"] == "READY" and await gateway.pending() == 0
 
             await until(ready, 30, "the link is not ready")
-            before = (await cloud.state())["events"]
+            before = (await cloud.state())["events_received"]
             backlog: list[int] = []
             loading = asyncio.create_task(load(gateway.port, seconds=seconds, rate=offered))
             while not loading.done():
                 await asyncio.wait([loading], timeout=2)
                 backlog.append(await gateway.pending())
             sent = await loading
-            arrived = (await cloud.state())["events"] - before
+            arrived = (await cloud.state())["events_received"] - before
             figure("end to end to the cloud, sustained for 60 s", arrived / sent["seconds"], "msg/s", at_least=LIMIT)
             half = len(backlog) // 2
             first, second = sum(backlog[:half]) / half, sum(backlog[half:]) / (len(backlog) - half)

@@ -20,6 +20,7 @@ from gateway.devices.founding import basic_credentials, token_credentials
 from gateway.domain.cloud_event import Lane
 from gateway.downlink import Dispatcher
 from gateway.fieldbus import Fieldbus
+from gateway.fieldbus.plugins import Plugins, parse_buses
 from gateway.health import Watchdog
 from gateway.ports import Clock, Snapshot, Store
 from gateway.rules import RuleEngine
@@ -186,9 +187,14 @@ def check(config: GatewayConfig) -> list[str]:
     counters, clock = Counters(), SystemClock()
     rules = RuleEngine(state, config.rules, clock, counters)
     rules.load_files()
-    fieldbus = Fieldbus(config.buses, _NoInlet(), clock, counters)
     wanted = [_found(device) for device in config.devices]
-    wanted += [Found(name=device.name, profile=device.profile) for device in fieldbus.devices()]
+    configured = {found.name for found in wanted}
+    wanted += [
+        Found(name=device.name, profile=device.profile)
+        for entry in parse_buses(config.buses, Plugins())
+        for device in entry.devices
+        if device.name not in configured
+    ]
     found_devices(wanted, state, 0)
     remarks = [str(problem) for problem in rules.problems()]
     if config.cloud.enabled and not (

@@ -8,7 +8,7 @@ import os
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
@@ -31,7 +31,23 @@ config_option = click.option(
 )
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+class _Commands(click.Group):
+    """`cloud-sim` is a command of its own package, imported when it is called or listed."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """By name."""
+        return sorted([*super().list_commands(ctx), "cloud-sim"])
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """One command."""
+        if cmd_name == "cloud-sim":
+            from gateway.cloudsim.command import cloud_sim
+
+            return cloud_sim
+        return super().get_command(ctx, cmd_name)
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="edge-gateway")
 def main() -> None:
     """An industrial IoT gateway: MQTT and Modbus in, rules and a durable queue inside, a ThingsBoard cloud above."""
@@ -116,42 +132,6 @@ def events(config_path: Path | None, wanted: str | None, limit: int, before: int
         click.echo("no events", err=True)
 
 
-@main.command("cloud-sim")
-@click.option("--grpc-port", default=7070, show_default=True)
-@click.option("--http-port", default=7080, show_default=True)
-@click.option("--host", default="127.0.0.1", show_default=True)
-@click.option("--routing-key", default="demo-key", show_default=True)
-@click.option("--routing-secret", default="demo-secret", show_default=True)
-@click.option("--release", default="4.3", show_default=True, help="The server release to play: 3.7 … 4.3.")
-@click.option("--rtt-ms", default=0, show_default=True, help="Delay of every answer.")
-@click.option("--view/--no-view", default=None, help="Live terminal view; default: when it is a terminal.")
-def cloud_sim(
-    grpc_port: int,
-    http_port: int,
-    host: str,
-    routing_key: str,
-    routing_secret: str,
-    release: str,
-    rtt_ms: int,
-    view: bool | None,
-) -> None:
-    """A stand-in for the cloud, to develop and test against. Not for production."""
-    from gateway.cloudsim import CloudSimOptions
-    from gateway.cloudsim import run as run_cloud_sim
-
-    options = CloudSimOptions(
-        grpc_port=grpc_port,
-        http_port=http_port,
-        host=host,
-        routing_key=routing_key,
-        routing_secret=routing_secret,
-        version=release,
-        rtt_ms=rtt_ms,
-        show_view=sys.stdout.isatty() if view is None else view,
-    )
-    _run(run_cloud_sim(options))
-
-
 @main.command()
 @click.option("--keep", is_flag=True, help="Leave everything running at the end, until Ctrl-C.")
 @click.option("--seconds", default=45, show_default=True, help="How long data flow before the final drain.")
@@ -181,7 +161,7 @@ def _load(path: Path | None) -> GatewayConfig:
         _fail_config(error, path)
 
 
-def _fail_config(error: BaseException, path: Path | None = None) -> Any:
+def _fail_config(error: BaseException, path: Path | None = None) -> NoReturn:
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]
     prefix = f"{path}: " if path and str(path) not in str(error) else ""

@@ -11,6 +11,7 @@ bounded by the number of entities and keys, whatever the number of values:
 
 from __future__ import annotations
 
+import time
 from bisect import bisect_right
 from collections import deque
 from collections.abc import Sequence
@@ -24,6 +25,7 @@ from gateway.domain.telemetry import Value
 SEQUENCE_KEY: Final = "seq"
 _MAX_RANGES: Final = 10_000
 _GENERATION: Final = 200_000
+_LATENCIES: Final = 10_000
 
 
 class Seen(IntEnum):
@@ -128,6 +130,8 @@ class Arrivals:
         self._keep = keep_values
         self._recent: set[int] = set()
         self._older: set[int] = set()
+        self.latencies_ms: deque[int] = deque(maxlen=_LATENCIES)
+        """Arrival less time stamp, of the newest numbered telemetry (`seq`): its sender stamps the time of sending."""
         self.forget_counts()
 
     def forget_counts(self) -> None:
@@ -137,6 +141,7 @@ class Arrivals:
         self.duplicates = 0
         self.out_of_order = 0
         self.last_ts_ms = 0
+        self.latencies_ms.clear()
         self._recent.clear()
         self._older.clear()
 
@@ -148,6 +153,7 @@ class Arrivals:
         """
         latest = series.latest
         keep = self._keep
+        now_ms = time.time_ns() // 1_000_000
         for item in lists:
             ts = item.ts
             points = 0
@@ -172,6 +178,7 @@ class Arrivals:
             self.points += points
             self.last_ts_ms = ts
             if number > 0:
+                self.latencies_ms.append(now_ms - ts)
                 sequence = series.sequence
                 if sequence is None:
                     sequence = series.sequence = SequenceCheck()
@@ -183,6 +190,11 @@ class Arrivals:
                 self._note_zero(series)
             elif self._is_repeated(hash((id(series), item.SerializeToString()))):
                 self._note(series, Seen.REPEATED)
+
+    def latency_ms(self, percent: int) -> int:
+        """A percentile of the latest latencies; 0 when there are none."""
+        ordered = sorted(self.latencies_ms)
+        return ordered[min(len(ordered) - 1, len(ordered) * percent // 100)] if ordered else 0
 
     def _note(self, series: Series, seen: Seen) -> None:
         if seen is Seen.REPEATED:

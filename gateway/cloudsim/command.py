@@ -21,7 +21,12 @@ def run_cloud_sim(options: CloudSimOptions) -> None:
     """
     from gateway.cloudsim.server import run
 
-    asyncio.run(run(options))
+    try:
+        import uvloop
+    except ImportError:
+        asyncio.run(run(options))
+    else:
+        uvloop.run(run(options))
 
 
 def parse_device(text: str) -> SimDevice:

@@ -313,6 +313,7 @@ class Cloud:
             "out_of_order": self.arrivals.out_of_order,
             "missing": sum(one.sequence.missing for one in series if one.sequence is not None),
             "last_ts_ms": self.arrivals.last_ts_ms,
+            "latency_ms": {"p50": self.arrivals.latency_ms(50), "p99": self.arrivals.latency_ms(99)},
             "rpc_answered": self.rpc_calls.answered,
             "rpc_stale": self.rpc_calls.stale,
             "rpc_oneway_unanswered": self.rpc_calls.oneway_unanswered,

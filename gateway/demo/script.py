@@ -125,7 +125,7 @@ class Demo:
             "cloud": {
                 "host": "127.0.0.1",
                 "port": self.grpc_port,
-                "routing_key": "demo-key",
+                "routing_key": "demo-edge",
                 "routing_secret": "demo-secret",
                 "reconnect_ms": 500,
                 "reconnect_max_ms": 2000,
@@ -200,7 +200,7 @@ class Demo:
             say(
                 label,
                 f"{acknowledged:5} acknowledged · {status['queue']['pending']:4} pending"
-                f" · {state['events']:5} events in the cloud · link {status['cloud']['state']}",
+                f" · {state['events_received']:5} events in the cloud · link {status['cloud']['state']}",
             )
             await asyncio.sleep(min(1.0, left_s))
 
@@ -314,7 +314,7 @@ async def _end(demo: Demo, up: dict[str, float], keep: bool) -> int:
     async def drained() -> dict[str, Any] | None:
         status = await demo.status()
         in_cloud = await demo.cloud.device(DEVICE)
-        done = status["queue"]["pending"] < 20 and in_cloud.get("seq", {}).get("contiguous", 0) >= device.published
+        done = status["queue"]["pending"] < 20 and (in_cloud.get("seq_contiguous") or 0) >= device.published
         return status if done else None
 
     await demo.until("readings without acknowledgement", all_acknowledged, 15)
@@ -322,7 +322,7 @@ async def _end(demo: Demo, up: dict[str, float], keep: bool) -> int:
     in_cloud = await demo.cloud.device(DEVICE)
     state = await demo.cloud.call("GET", "/api/state")
     demo.gateway.sample_memory()
-    lost = device.published - in_cloud["seq"]["contiguous"] + in_cloud["seq"]["missing"]
+    lost = device.published - in_cloud["seq_contiguous"]
     table = Table("figure", "value", title="what happened", title_justify="left")
     rows: Sequence[tuple[str, Any]] = (
         ("readings accepted (MQTT, acknowledged)", device.published),

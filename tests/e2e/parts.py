@@ -76,7 +76,7 @@ class GatewayProcess:
             cloud |= {
                 "host": "127.0.0.1",
                 "port": cloud_port,
-                "routing_key": "demo-key",
+                "routing_key": "demo-edge",
                 "routing_secret": "demo-secret",
                 "reconnect_ms": 200,
                 "reconnect_max_ms": 1000,
