@@ -46,7 +46,7 @@ def parse_device(text: str) -> SimDevice:
 @click.option("--routing-key", default="demo-edge", show_default=True)
 @click.option("--routing-secret", default="demo-secret", show_default=True)
 @click.option("--version", "version", default="4.3", show_default=True, type=click.Choice(VERSIONS))
-@click.option("--customer", default="none", show_default=True, type=click.Choice(list(CustomerKind)))
+@click.option("--customer", default="none", show_default=True, type=click.Choice([kind.value for kind in CustomerKind]))
 @click.option("--tls-cert", type=click.Path(exists=True, dir_okay=False, path_type=Path))
 @click.option("--tls-key", type=click.Path(exists=True, dir_okay=False, path_type=Path))
 @click.option("--rtt-ms", default=0.0, show_default=True, help="Latency added to every answer and downlink.")

@@ -159,9 +159,10 @@ class Session:
             if not cloud.uplink.apply(msg):
                 cloud.counters.add("uplink_unanswered")
                 return
-        except RejectedError as error:
+        except (RejectedError, KeyError, TypeError, ValueError, AttributeError) as error:
+            # the server answers any failure, also over an entity whose JSON lacks what it needs
             cloud.counters.add("uplink_failures")
-            answer.success, answer.errorMsg = False, str(error)
+            answer.success, answer.errorMsg = False, str(error) or type(error).__name__
         self._send(edge_pb2.ResponseMsg(uplinkResponseMsg=answer), is_answer=True)
         while len(self._outbox) > _MAX_WAITING_ANSWERS:
             self._out_room.clear()
@@ -243,7 +244,8 @@ class Session:
         if not page:
             return False
         await self._send_pack(self._convert(filter_page(page, self._options.release)))
-        events.commit(len(page))
+        if not self.is_muted:  # else the stream that took over delivers this page
+            events.commit(len(page))
         return True
 
     async def _sync(self) -> None:

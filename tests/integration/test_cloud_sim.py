@@ -181,7 +181,7 @@ async def test_what_is_not_acknowledged_comes_three_times_with_the_same_id_and_i
         await edge.connect()
         await sim.set_attributes("Valve B", "SHARED_SCOPE", {"limit": 7})
         await until(lambda: sim.state()["downlink_dropped"] == 1)
-        assert len(edge.downlinks) == 3
+        await until(lambda: len(edge.downlinks) == 3)
         assert len({msg.downlinkMsgId for msg in edge.downlinks}) == 1
         edge.ack = True
         await sim.set_attributes("Valve B", "SHARED_SCOPE", {"limit": 8})
@@ -198,7 +198,7 @@ async def test_a_failed_acknowledgement_keeps_only_entity_data():
         assert len(edge.downlinks) == 1
         await sim.set_attributes("New", "SHARED_SCOPE", {"a": 1})
         await until(lambda: sim.state()["downlink_dropped"] == 1)
-        assert len(edge.downlinks) == 4
+        await until(lambda: len(edge.downlinks) == 4)
 
 
 async def test_a_37_server_sends_credentials_only_when_asked():
@@ -601,6 +601,24 @@ async def test_a_message_above_the_limit_kills_the_stream():
         await edge.post(entityData=[telemetry(device_id(sim), 1, text="".join(map(chr, range(40, 120))) * 1000)])
         await until(lambda: edge.status)
         assert edge.status == grpc.StatusCode.RESOURCE_EXHAUSTED
+
+
+async def test_an_entity_that_lacks_what_it_needs_fails_and_the_stream_goes_on():
+    async with CloudSim(options()) as sim, Edge(sim.grpc_port) as edge:
+        await edge.connect()
+        broken = edge_pb2.AlarmUpdateMsg(msgType=0, entity='{"originator":{}}')
+        assert not (await edge.uplink(alarmUpdateMsg=[broken])).success
+        assert (await edge.uplink()).success
+
+
+async def test_a_downlink_above_the_edges_limit_is_not_sent():
+    async with CloudSim(options()) as sim, Edge(sim.grpc_port) as edge:
+        await edge.connect(limit=1000)
+        await sim.set_attributes("Valve B", "SHARED_SCOPE", {"big": "x" * 2000})
+        await sim.set_attributes("Valve B", "SERVER_SCOPE", {"small": 1})
+        await until(lambda: edge.downlinks)
+        assert edge.downlinks[0].entityData[0].postAttributeScope == "SERVER_SCOPE"
+        assert sim.state()["downlink_too_big"] == 1
 
 
 async def test_a_pushed_root_chain_arrives_with_its_metadata():
