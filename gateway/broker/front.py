@@ -39,6 +39,7 @@ log = logging.getLogger(__name__)
 
 _PACKETS_A_TURN: Final = 256  # then the others have their turn
 _MIN_WRITE_BUFFER: Final = 1 << 20
+_CONNECT: Final = 0x10
 _LINGER_S: Final = 1.0  # for the last packets of a closing connection
 
 NORMAL, PROTOCOL_ERROR, FAILURE, NOT_AUTHORIZED, SERVER_FAULT, KEEPALIVE_TIMEOUT = 0x00, 0x82, 0x83, 0x87, 0x8B, 0x8D
@@ -60,6 +61,7 @@ class Connection(asyncio.Protocol):
         self._out: list[bytes] = []
         self._hold = 0
         self._connect: Connect | None = None
+        self._first: int | None = None  # the very first byte
         self._api: DeviceApi | None = None
         self._local: LocalSession | None = None
         self._local_filters: set[str] = set()
@@ -88,6 +90,11 @@ class Connection(asyncio.Protocol):
         if self._closed_s is not None:
             return
         self._seen_s = self._desk.clock.monotonic_s()
+        if self._api is None and self._first is None:
+            self._first = data[0]
+            if self._first != _CONNECT:  # some other protocol: no waiting for the rest of its "packet"
+                self._protocol_error(ProtocolError("the first packet is not CONNECT"))
+                return
         self._decoder.receive(data)
         if not self._hold:
             self._process()
