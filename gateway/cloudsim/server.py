@@ -23,6 +23,7 @@ from gateway.errors import TransientError
 
 SERVICE: Final = "edge.EdgeRpcService"
 METHOD: Final = "handleMsgs"
+_RETRY_S: Final = 0.2
 _EOF: Final[Any] = grpc.aio.EOF  # type: ignore[attr-defined]
 _WRAPPING_BYTES: Final = 1024  # the limit is compared on the inner message; the envelope needs a few bytes more
 
@@ -77,7 +78,11 @@ class CloudSim(Cloud):
 
     async def _reopen(self, seconds: float) -> None:
         await asyncio.sleep(seconds)
-        await self._open_listener()
+        while True:
+            try:
+                return await self._open_listener()
+            except TransientError:  # somebody took the port meanwhile: it is ours again when it is free
+                await asyncio.sleep(_RETRY_S)
 
     async def _open_listener(self) -> None:
         options = self.options

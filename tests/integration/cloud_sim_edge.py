@@ -32,8 +32,10 @@ async def until(condition: Callable[[], Any], what: str = "condition") -> Any:
 class Edge:
     """One stream. Acknowledges downlinks by `ack`: True, False, or None for not at all."""
 
-    def __init__(self, port: int, key: str = "demo-edge", secret: str = "demo-secret") -> None:
-        self._port, self._key, self._secret = port, key, secret
+    def __init__(
+        self, port: int, key: str = "demo-edge", secret: str = "demo-secret", *, trusted: bytes | None = None
+    ) -> None:
+        self._port, self._key, self._secret, self._trusted = port, key, secret, trusted
         self.ack: bool | None = True
         self.connected: edge_pb2.ConnectResponseMsg | None = None
         self.downlinks: list[edge_pb2.DownlinkMsg] = []
@@ -46,11 +48,13 @@ class Edge:
         self._next_id = 0
 
     async def __aenter__(self) -> Self:
-        self._channel = grpc.aio.insecure_channel(
-            f"127.0.0.1:{self._port}",
-            options=[("grpc.use_local_subchannel_pool", 1)],
-            compression=grpc.Compression.Gzip,
-        )
+        place, options = f"127.0.0.1:{self._port}", [("grpc.use_local_subchannel_pool", 1)]
+        gzip = grpc.Compression.Gzip
+        if self._trusted is None:
+            self._channel = grpc.aio.insecure_channel(place, options, gzip)
+        else:
+            trust = grpc.ssl_channel_credentials(self._trusted)
+            self._channel = grpc.aio.secure_channel(place, trust, options, gzip)
         self._call = self._channel.stream_stream(
             "/edge.EdgeRpcService/handleMsgs",
             request_serializer=edge_pb2.RequestMsg.SerializeToString,

@@ -12,7 +12,7 @@ import pytest
 from gateway.cloud.pb import edge_pb2
 from gateway.cloudsim import CloudSim, CloudSimOptions, CustomerKind, SimDevice
 from gateway.cloudsim.entities import PASSWORD_HASH
-from gateway.errors import RejectedError
+from gateway.errors import RejectedError, TransientError
 from tests.integration.cloud_sim_edge import (
     Edge,
     attributes,
@@ -601,6 +601,29 @@ async def test_a_message_above_the_limit_kills_the_stream():
         await edge.post(entityData=[telemetry(device_id(sim), 1, text="".join(map(chr, range(40, 120))) * 1000)])
         await until(lambda: edge.status)
         assert edge.status == grpc.StatusCode.RESOURCE_EXHAUSTED
+
+
+async def test_a_port_that_is_taken_is_said_so():
+    async with CloudSim(options()) as sim:
+        with pytest.raises(TransientError, match=str(sim.grpc_port)):
+            async with CloudSim(options(grpc_port=sim.grpc_port)):
+                pass
+
+
+async def test_with_tls_only_the_holder_of_the_certificate_is_trusted(tmp_path):
+    cert, key = tmp_path / "cert.pem", tmp_path / "key.pem"
+    make = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2 -subj /CN=localhost"
+    names = ("-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1")
+    done = await asyncio.create_subprocess_exec(
+        *make.split(), *names, "-keyout", key, "-out", cert, stderr=asyncio.subprocess.DEVNULL
+    )
+    assert await done.wait() == 0
+    async with CloudSim(options(tls_cert=cert, tls_key=key)) as sim:
+        async with Edge(sim.grpc_port, trusted=cert.read_bytes()) as edge:
+            assert (await edge.connect()).responseCode == edge_pb2.ACCEPTED
+        async with Edge(sim.grpc_port) as plain:
+            await until(lambda: plain.status)
+            assert plain.status == grpc.StatusCode.UNAVAILABLE
 
 
 async def test_an_entity_that_lacks_what_it_needs_fails_and_the_stream_goes_on():
