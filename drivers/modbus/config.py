@@ -46,7 +46,7 @@ class Point(Settings):
     def _fits(self) -> Point:
         kind, table = self.type, self.table
         if table.is_bits and kind not in (Type.BOOL, Type.BITS):
-            raise ValueError(f"{self.key!r}: a {table} is type bool, or bits for several; {kind} needs registers")
+            raise ValueError(f"{self.key!r}: {table} is type bool, or bits for several; {kind} needs registers")
         if not table.is_bits and kind is Type.BOOL:
             raise ValueError(f"{self.key!r}: for one bit of a register say type: bit and bit: 0..15")
         if (kind is Type.BIT) != (self.bit is not None):
@@ -56,7 +56,7 @@ class Point(Settings):
         if kind not in _NUMBERS and (self.scale != 1 or self.offset != 0 or self.round is not None):
             raise ValueError(f"{self.key!r}: scale, offset and round are for numbers, not for {kind}")
         if self.writable and not table.is_writable:
-            raise ValueError(f"{self.key!r}: a {table} cannot be written; only coil and holding_register can")
+            raise ValueError(f"{self.key!r}: {table} cannot be written; only coil and holding_register can")
         self._check_size()
         return self
 

@@ -5,8 +5,12 @@ from __future__ import annotations
 import heapq
 import math
 from collections.abc import Iterable
+from typing import Final
 
 from gateway.ports import Poll
+
+_EARLY_S: Final = 1e-6
+"""A poll may run this much too early: `now + (due - now)` can fall short of `due` by a rounding error."""
 
 
 class _Turn:
@@ -44,7 +48,10 @@ class PollScheduler:
     def wait_s(self, now_s: float) -> float:
         """Seconds until a poll is due: 0 when one is late, infinity when there is none."""
         self._skip_suspended()
-        return max(0.0, self._heap[0][0] - now_s) if self._heap else math.inf
+        if not self._heap:
+            return math.inf
+        wait_s = self._heap[0][0] - now_s
+        return wait_s if wait_s > _EARLY_S else 0.0
 
     def take(self, now_s: float) -> Poll | None:
         """The poll that is due, its next turn already planned; None when it is too early."""
