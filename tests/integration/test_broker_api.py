@@ -6,7 +6,7 @@ import logging
 import orjson
 import pytest
 
-from gateway.broker import encode
+from gateway.broker import MqttBroker, encode
 from gateway.broker.packets import (
     PUBACK,
     PUBCOMP,
@@ -20,6 +20,7 @@ from gateway.broker.packets import (
     Suback,
     Unsuback,
 )
+from gateway.config import BrokerConfig
 from gateway.domain.rpc import RpcRequest
 from gateway.domain.telemetry import TsKv
 from gateway.errors import RejectedError, TransientError
@@ -199,7 +200,9 @@ async def test_the_acknowledgement_matrix(version, qos):
             answer, reason, stays = expected(kind, version, qos)
             peer.publish(topic, payload, qos, 9 if qos else 0)
             seen = [packet for packet in await peer.ping() if not isinstance(packet, Publish)]
-            wanted = ([answer] if answer else []) + ([Disconnect(reason)] if reason else []) + ([] if stays else [CLOSED])
+            wanted = (
+                ([answer] if answer else []) + ([Disconnect(reason)] if reason else []) + ([] if stays else [CLOSED])
+            )
             assert seen == wanted, (topic, payload)
 
 
@@ -385,7 +388,10 @@ async def test_a_call_is_delivered_when_the_device_acknowledges_it(version):
         await peer.ping()
         delivered = session.channel.send_rpc(3, call("setSpeed", {"rpm": 5}))
         push = await peer.receive()
-        assert (push.topic, push.payload) == ("v1/devices/me/rpc/request/3", b'{"method":"setSpeed","params":{"rpm":5}}')
+        assert (push.topic, push.payload) == (
+            "v1/devices/me/rpc/request/3",
+            b'{"method":"setSpeed","params":{"rpm":5}}',
+        )
         assert not delivered.done()
         peer.send(encode.ack(PUBACK, push.packet_id))
         assert await delivered is None
@@ -468,7 +474,7 @@ async def test_shutdown_says_goodbye():
 
 async def test_a_port_in_use_is_an_outage_with_a_clear_text():
     async with site() as here:
+        config = BrokerConfig(host="127.0.0.1", port=here.broker.port)
+        second = MqttBroker(config, here.inlet, here.clock, here.counters)
         with pytest.raises(TransientError, match=f"127.0.0.1 port {here.broker.port}.*set broker.port"):
-            async with site(**{}) as other:
-                other.broker._config = other.broker._config.model_copy(update={"port": here.broker.port})
-                await other.broker.serve()
+            await second.serve()

@@ -1,5 +1,7 @@
 """The codec: what is encoded is decoded, however it is cut; and rubbish is only ever a protocol error."""
 
+from contextlib import suppress
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -32,7 +34,12 @@ versions = st.sampled_from([3, 4, 5])
 def publishes(draw: st.DrawFn) -> Publish:
     qos = draw(st.integers(0, 2))
     return Publish(
-        draw(topics), draw(st.binary(max_size=300)), qos, draw(ids) if qos else 0, draw(st.booleans()), draw(st.booleans())
+        draw(topics),
+        draw(st.binary(max_size=300)),
+        qos,
+        draw(ids) if qos else 0,
+        draw(st.booleans()),
+        draw(st.booleans()),
     )
 
 
@@ -132,12 +139,9 @@ def test_round_trip_in_any_pieces(conversation, cuts, reads_at_once):
 def test_rubbish_is_only_ever_a_protocol_error(raw, version):
     decoder = Decoder(1000, version)
     decoder.receive(raw)
-    try:
-        for _ in range(200):
-            if decoder.next_packet() is None:
-                break
-    except ProtocolError as error:
-        assert str(error)
+    with suppress(ProtocolError):
+        while decoder.next_packet() is not None:
+            pass
 
 
 @given(conversations(), st.data())

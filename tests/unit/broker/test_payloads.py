@@ -17,7 +17,7 @@ def telemetry(text: str | bytes, **options):
 
 
 def one(text: str, **options):
-    [item] = telemetry('{"k":%s}' % text, **options)
+    [item] = telemetry(f'{{"k":{text}}}', **options)
     return item.values["k"]
 
 
@@ -50,9 +50,33 @@ def test_telemetry_shapes(text, expected):
 
 @pytest.mark.parametrize(
     "text",
-    ["", "  ", "null", '"x"', "5", "true", "[1]", '[{"a":1},null]', '{"ts":1,"values":5}', '{"a":1} x', '{"a":1}}', '{"a":1']
-    + ["{a:hello world}", '{"a":1,}', "{,}", '{"a":1,,"b":2}', '{"a"}', '{"a":}', '[{"a":1},]', "{'a':'b", '{"a":"\\x"}']
-    + ['{"ts":1e30,"values":{"a":1}}', '{"a":1e999999999}', "{/* never closed", "\x00"],
+    [
+        "",
+        "  ",
+        "null",
+        '"x"',
+        "5",
+        "true",
+        "[1]",
+        '[{"a":1},null]',
+        '{"ts":1,"values":5}',
+        '{"a":1} x',
+        '{"a":1}}',
+        '{"a":1',
+        "{a:hello world}",
+        '{"a":1,}',
+        "{,}",
+        '{"a":1,,"b":2}',
+        '{"a"}',
+        '{"a":}',
+        '[{"a":1},]',
+        "{'a':'b",
+        '{"a":"\\x"}',
+        '{"ts":1e30,"values":{"a":1}}',
+        '{"a":1e999999999}',
+        "{/* never closed",
+        "\x00",
+    ],
 )
 def test_bad_telemetry_is_refused_with_a_reason_and_without_ending_the_device(text):
     with pytest.raises(PayloadError) as caught:
@@ -64,7 +88,7 @@ def test_bad_telemetry_is_refused_with_a_reason_and_without_ending_the_device(te
 @pytest.mark.parametrize("ts", ["null", '"x"', "true", "{}"])
 def test_a_ts_that_is_no_number_ends_the_connection(ts):
     with pytest.raises(PayloadError) as caught:
-        telemetry('{"ts":%s,"values":{"k":1}}' % ts)
+        telemetry(f'{{"ts":{ts},"values":{{"k":1}}}}')
     assert caught.value.is_fatal
 
 

@@ -65,7 +65,16 @@ def test_reserved_names_are_never_local():
 
 @pytest.mark.parametrize(
     ("text", "number"),
-    [("7", 7), ("-1", -1), ("2147483647", 2**31 - 1), ("2147483648", None), ("", None), ("x", None), ("1_0", None), ("٧", None)],
+    [
+        ("7", 7),
+        ("-1", -1),
+        ("2147483647", 2**31 - 1),
+        ("2147483648", None),
+        ("", None),
+        ("x", None),
+        ("1_0", None),
+        ("٧", None),
+    ],
 )
 def test_request_ids_are_32_bit(text, number):
     assert parse_id(text) == number
