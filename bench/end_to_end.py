@@ -23,7 +23,7 @@ async def main(offered: float = OFFERED, seconds: float = SECONDS) -> None:
         async with CloudProcess(folder) as cloud, GatewayProcess(folder, cloud.grpc_port, devices=devices) as gateway:
 
             async def ready() -> bool:
-                return (await gateway.status())["cloud"]["state"] == "READY" and await gateway.pending() == 0
+                return (await gateway.status())["cloud"]["state"] == "ready" and await gateway.pending() == 0
 
             await until(ready, 30, "the link is not ready")
             before = (await cloud.state())["events_received"]

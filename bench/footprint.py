@@ -41,7 +41,7 @@ async def main() -> None:
                 )
 
                 async def idle() -> bool:
-                    return (await gateway.status())["cloud"]["state"] == "READY" and await gateway.pending() == 0
+                    return (await gateway.status())["cloud"]["state"] == "ready" and await gateway.pending() == 0
 
                 await until(idle, 60, "the link is not ready")
                 await gateway.process.stop()

@@ -94,8 +94,8 @@ class Gateway:
                     mouths.append(keep(fieldbus.name, fieldbus.serve))
                     if config.cloud.enabled:
                         # Imported when needed: a gateway without a cloud does not pay for gRPC.
-                        from gateway.cloud import GrpcLink
-                        from gateway.uplink import Uplink
+                        from gateway.cloud.link import GrpcLink
+                        from gateway.uplink.drain import Uplink
 
                         link = GrpcLink(config.cloud, downlink, state, clock, counters)
                         uplink = Uplink(config.cloud, store.events, link, committer, clock, counters)

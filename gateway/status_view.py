@@ -69,7 +69,7 @@ def judge(status: dict[str, Any]) -> list[str]:
         remarks.append(f"the oldest waiting event is {queue['lag_s']:.0f} s old")
     if queue["parked"]:
         remarks.append(f"{queue['parked']} events are parked: edge-gateway events --status parked")
-    if cloud and cloud["state"] != "READY":
+    if cloud and cloud["state"] != "ready":
         remarks.append(f"the cloud link is {cloud['state']}: {cloud.get('last_error') or 'connecting'}")
     for bus in status.get("buses", []):
         if not bus.get("connected", True):
@@ -88,7 +88,7 @@ def render(status: dict[str, Any]) -> None:
     console = Console()
     queue, cloud = status["queue"], status.get("cloud")
     state = (
-        f"{cloud['state']}" + (f" as {cloud['identity']!r}" if cloud and cloud.get("identity") else "")
+        f"{cloud['state']}" + (f" as {cloud['edge']!r}" if cloud and cloud.get("edge") else "")
         if cloud
         else "off"
     )

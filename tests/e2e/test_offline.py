@@ -26,7 +26,7 @@ async def test_50000_events_wait_for_the_cloud_and_arrive_in_order(tmp_path, kin
         assert sent == EVENTS
         status = await gateway.status()
         assert status["queue"]["pending"] == EVENTS + DEVICES  # each device's creation comes first
-        assert status["cloud"]["state"] != "READY"
+        assert status["cloud"]["state"] != "ready"
         async with cloud:
 
             async def drained() -> bool:

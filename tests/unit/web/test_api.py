@@ -80,7 +80,7 @@ def test_no_gateway_is_said_plainly(tmp_path):
 def healthy():
     return {
         "queue": {"pending": 0, "lag_s": 0.0, "parked": 0},
-        "cloud": {"state": "READY"},
+        "cloud": {"state": "ready"},
         "store": {"oldest_waiting_s": 0},
         "rules": {"problems": []},
     }
@@ -90,9 +90,9 @@ def test_judgement_of_a_status():
     assert judge(healthy()) == []
     sick = healthy() | {
         "queue": {"pending": 5001, "lag_s": 31.0, "parked": 2},
-        "cloud": {"state": "CLOSED", "last_error": "refused"},
+        "cloud": {"state": "closed", "last_error": "refused"},
         "buses": [{"name": "plant", "connected": False}],
     }
     text = "\n".join(judge(sick))
-    for part in ("5001 events wait", "31 s old", "2 events are parked", "CLOSED: refused", "bus plant"):
+    for part in ("5001 events wait", "31 s old", "2 events are parked", "closed: refused", "bus plant"):
         assert part in text
