@@ -97,6 +97,7 @@ class LaneDrain:
         self._in_flight: set[asyncio.Future[UplinkAnswer]] = set()
         self._wake, self._room = asyncio.Event(), asyncio.Event()
         self._is_lost = False
+        self._bug: BaseException | None = None
         self._paused_until_s = 0.0
         self._partial_since_s: float | None = None
 
@@ -140,6 +141,8 @@ class LaneDrain:
 
     async def _send(self) -> None:
         while True:
+            if self._bug is not None:
+                raise self._bug
             if self._is_lost or not self._link.is_ready:
                 await self._reconnected()
             self._wake.clear()
@@ -233,7 +236,7 @@ class LaneDrain:
         elif isinstance(error, RejectedError):
             self._rejected(batch, str(error))
         elif error is not None:
-            raise error  # a bug in the link: the loop's handler shows it
+            self._bug = error  # the sending task raises it: a callback cannot
         else:
             self._judged(batch, future.result())
 
@@ -300,16 +303,13 @@ class LaneDrain:
 
     def _submit(self, unit: Sequence[Change]) -> Receipt:
         receipt = self._committer.submit(unit)
-        receipt.add_done_callback(_must_succeed)
+        receipt.add_done_callback(self._written)
         return receipt
 
-
-def _must_succeed(receipt: Receipt) -> None:
-    """The store refused a line of our own: then events come again after a restart, none is lost."""
-    if receipt.cancelled():
-        return
-    error = receipt.exception()
-    if isinstance(error, GatewayError):
-        log.error("the position in the queue could not be stored: %s", error)
-    elif error is not None:
-        raise error
+    def _written(self, receipt: Receipt) -> None:
+        error = None if receipt.cancelled() else receipt.exception()
+        if isinstance(error, GatewayError):
+            log.error("the place in the queue could not be stored: %s", error)  # events come again after a restart
+        elif error is not None:
+            self._bug = error
+            self._wake.set()
