@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Final
 
 from drivers.modbus.config import ModbusConfig
 from drivers.modbus.grouping import Request, Span, group
-from drivers.modbus.registers import Layout, Table, Type, decode, encode, merge, truth, truths
+from drivers.modbus.registers import Layout, Table, Type, encode, merge, reader, truth, truths
 from drivers.modbus.wire import ModbusWire, Refused
 from gateway.domain.entity import Json
 from gateway.domain.telemetry import Value
@@ -31,6 +31,7 @@ class Tag:
     address: int
     count: int
     layout: Layout
+    value: Callable[[Sequence[int]], Value]  # what the content of its registers or bits means
     is_writable: bool
     is_attribute: bool
 
@@ -146,7 +147,7 @@ class ModbusDriver:
             tag = span.point
             start = span.address - request.address
             try:
-                value = _value(content[start : start + span.count], tag)
+                value = tag.value(content[start : start + span.count])
             except RejectedError as error:
                 self._bad_values[tag.name] = str(error)
                 continue
@@ -192,7 +193,7 @@ class ModbusDriver:
         else:
             content = await self._wire.read_registers(tag.unit_id, tag.table, tag.address, tag.count)
         try:
-            return _value(content, tag)
+            return tag.value(content)
         except RejectedError as error:
             raise RejectedError(
                 f"{self._config.name}: unit {tag.unit_id}, {tag.table} {tag.address} ({tag.name}): {error}"
@@ -237,6 +238,7 @@ def _spans(config: ModbusConfig) -> Iterable[Span[Tag]]:
                     address=point.address,
                     count=point.span,
                     layout=device.layout(point),
+                    value=_meaning(point.table, device.layout(point)),
                     is_writable=point.writable,
                     is_attribute=is_attribute,
                 )
@@ -258,7 +260,9 @@ def _poll(request: Request[Tag]) -> Poll:
     )
 
 
-def _value(content: Sequence[int], tag: Tag) -> Value:
-    if tag.table.is_bits:
-        return list(content) if tag.layout.type is Type.BITS else bool(content[0])
-    return decode(content, tag.layout)
+def _meaning(table: Table, layout: Layout) -> Callable[[Sequence[int]], Value]:
+    if not table.is_bits:
+        return reader(layout)
+    if layout.type is Type.BITS:
+        return lambda bits: [bool(bit) for bit in bits]
+    return lambda bits: bool(bits[0])

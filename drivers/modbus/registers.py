@@ -10,10 +10,10 @@ from __future__ import annotations
 
 import math
 import struct
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Final
+from typing import Final, cast
 
 from gateway.domain.entity import Json
 from gateway.domain.telemetry import Value
@@ -128,18 +128,52 @@ def decode(words: Sequence[int], layout: Layout) -> Value:
     Raises:
         RejectedError: Wrong number of words, NaN, infinity, beyond int64; this reading is dropped, the poll goes on.
     """
-    if len(words) != layout.words:
-        raise RejectedError(f"{len(words)} registers where {layout.type} needs {layout.words}")
+    return reader(layout)(words)
+
+
+def reader(layout: Layout) -> Callable[[Sequence[int]], Value]:
+    """`decode` of one layout with everything worked out beforehand: this is what a poll calls for every point."""
+    kind, count = layout.type, layout.words
+    parse = _parser(layout)
+
+    def read(words: Sequence[int]) -> Value:
+        if len(words) != count:
+            raise RejectedError(f"{len(words)} registers where {kind} needs {count}")
+        return parse(words)
+
+    return read
+
+
+def _parser(layout: Layout) -> Callable[[Sequence[int]], Value]:
     kind = layout.type
     if kind in _FORMATS:
-        raw: int | float = _FORMATS[kind].unpack(_to_bytes(words, layout))[0]
-        return _engineering(raw, layout)
+        raw, convert = _raw_reader(layout), _converter(layout)
+        return lambda words: convert(raw(words))
     if kind is Type.STRING:
-        return _text(_to_bytes(words, layout))
-    swapped = [_swap(word) for word in words] if layout.byte_order is Order.LITTLE else words
+        return lambda words: _text(_to_bytes(words, layout))
+    is_swapped = layout.byte_order is Order.LITTLE
     if kind is Type.BITS:
-        return [bool(swapped[index >> 4] >> (index & 15) & 1) for index in range(layout.count)]
-    return bool(swapped[0] >> layout.bit & 1)
+        places = [(index >> 4, index & 15) for index in range(layout.count)]
+
+        def bits(words: Sequence[int]) -> Value:
+            held = [_swap(word) for word in words] if is_swapped else words
+            return [bool(held[place] >> bit & 1) for place, bit in places]
+
+        return bits
+    bit = layout.bit ^ 8 if is_swapped else layout.bit
+    return lambda words: bool(words[0] >> bit & 1)
+
+
+def _raw_reader(layout: Layout) -> Callable[[Sequence[int]], int | float]:
+    if layout.byte_order is Order.BIG and layout.type is Type.UINT16:
+        return lambda words: words[0]
+    if layout.byte_order is Order.BIG and layout.type is Type.INT16:
+        return lambda words: (words[0] ^ 0x8000) - 0x8000
+    pack = struct.Struct(f"{'<' if layout.byte_order is Order.LITTLE else '>'}{layout.words}H").pack
+    unpack = _FORMATS[layout.type].unpack
+    if layout.word_order is Order.LITTLE:
+        return lambda words: cast("int | float", unpack(pack(*reversed(words)))[0])
+    return lambda words: cast("int | float", unpack(pack(*words))[0])
 
 
 def encode(value: Json, layout: Layout) -> list[int]:
@@ -212,25 +246,29 @@ def _swap(word: int) -> int:
     return (word & 0xFF) << 8 | word >> 8
 
 
-def _engineering(raw: int | float, layout: Layout) -> int | float:
-    scale, offset = layout.scale, layout.offset
-    result = raw
-    if scale != 1.0:
-        if isinstance(raw, int) and scale.is_integer():
-            result = raw * int(scale)
-        else:
-            # 3 * 0.1 is 0.30000000000000004 in binary, 3 / 10 is 0.3: what the device's manual says
-            divisor = _divisor(scale)
-            result = raw / divisor if divisor else raw * scale
-    if offset != 0.0:
-        result = result + (int(offset) if isinstance(result, int) and offset.is_integer() else offset)
-    if isinstance(result, int):
-        if not -(2**63) <= result <= INT64_MAX:
-            raise RejectedError(f"{result} is beyond a 64-bit integer")
-        return result
-    if not math.isfinite(result):
-        raise RejectedError(f"{result} is not a number")
-    return result if layout.decimals is None else round(result, layout.decimals)
+def _converter(layout: Layout) -> Callable[[int | float], int | float]:
+    """Raw number → engineering value, checked to be one."""
+    scale, offset, decimals = layout.scale, layout.offset, layout.decimals
+    is_whole = layout.type not in _FLOATS and scale.is_integer() and offset.is_integer()
+    if is_whole:
+        factor, shift = int(scale), int(offset)
+        return lambda raw: _int64(cast("int", raw) * factor + shift)
+    divisor = _divisor(scale)
+
+    def convert(raw: int | float) -> float:
+        # 3 * 0.1 is 0.30000000000000004 in binary, 3 / 10 is 0.3: what the device's manual says
+        value = (raw / divisor if divisor else raw * scale) + offset
+        if not math.isfinite(value):
+            raise RejectedError(f"{value} is not a number")
+        return value if decimals is None else round(value, decimals)
+
+    return convert
+
+
+def _int64(value: int) -> int:
+    if not -(2**63) <= value <= INT64_MAX:
+        raise RejectedError(f"{value} is beyond a 64-bit integer")
+    return value
 
 
 def _divisor(scale: float) -> int:
