@@ -30,7 +30,7 @@ READINGS_PER_S: Final = 20
 OFFLINE_S: Final = 10
 DEVICE: Final = "Demo thermostat"
 
-console = Console(highlight=False)
+console = Console(highlight=False, soft_wrap=True)
 
 
 @dataclass(slots=True)

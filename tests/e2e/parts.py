@@ -49,7 +49,7 @@ class CloudProcess:
             )
             response = connection.getresponse()
             text = response.read()
-            assert response.status == 200, f"{method} {path}: {response.status} {text!r}"
+            assert response.status in (200, 201), f"{method} {path}: {response.status} {text!r}"
             return json.loads(text) if text else None
         finally:
             connection.close()
