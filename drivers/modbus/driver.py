@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -15,6 +16,8 @@ from gateway.domain.entity import Json
 from gateway.domain.telemetry import Value
 from gateway.errors import RejectedError
 from gateway.ports import Clock, DriverDevice, Poll, Query, Reading, Write
+
+log = logging.getLogger(__name__)
 
 SET_ASIDE_S: Final = 60.0
 """How long a refused point is left alone before the device is asked for it again."""
@@ -66,6 +69,7 @@ class ModbusDriver:
         )
         self._plans = {_poll(request): _Plan(request, [request]) for request in requests}
         self._bad_values: dict[str, str] = {}
+        self._told: set[str] = set()  # points whose refusal is in the log
 
     def devices(self) -> Sequence[DriverDevice]:
         """Who is on this bus."""
@@ -182,9 +186,17 @@ class ModbusDriver:
         if aside:
             plan.set_aside.update(aside)
             plan.ask_again_s = self._clock.monotonic_s() + SET_ASIDE_S
+            if good:  # otherwise the error below speaks for all of them
+                self._tell(aside)
         if not good and not plan.requests:
             raise error
         return readings
+
+    def _tell(self, aside: Mapping[str, str]) -> None:
+        for name, reason in aside.items():
+            if name not in self._told:
+                self._told.add(name)
+                log.warning("%s is set aside, its neighbours are read on: %s", name, reason)
 
     async def _read_one(self, tag: Tag) -> Value:
         content: Sequence[int]

@@ -84,10 +84,10 @@ async def test_a_late_answer_is_never_credited_to_the_next_question(late_tid):
             await asyncio.sleep(0.02)  # the late answer arrives first
             writer.write(frame(tid, unit, registers(2222)))
 
-    async with RawSlave(answer).open() as wire:
+    async with RawSlave(answer).open(timeout_s=0.5) as wire:
         with pytest.raises(TransientError) as caught:
             await ask(wire, 111)
-        assert str(caught.value) == "plant: unit 1, holding_register 111: no answer to function 0x03 in 0.2 s"
+        assert str(caught.value) == "plant: unit 1, holding_register 111: no answer to function 0x03 in 0.5 s"
         assert list(await ask(wire, 222)) == [2222]
         assert wire.connects == 2
 

@@ -98,6 +98,14 @@ def point(key, address, kind="uint16", **more):
     return {"key": key, "table": "holding_register", "address": address, "type": kind, **more}
 
 
+async def test_a_point_set_aside_is_in_the_log_once(caplog):
+    driver, _, clock = driver_of({"1": {"holding_register": {"0": [1]}}}, [point("a", 0), point("b", 1)])
+    for _ in range(5):
+        await read_all(driver)
+        await clock.advance(61)
+    assert [record.getMessage().split(",")[0] for record in caplog.records] == ["D.b is set aside"]
+
+
 async def test_a_point_set_aside_is_asked_for_again_after_a_minute():
     driver, wire, clock = driver_of({"1": {"holding_register": {"0": [1]}}}, [point("a", 0), point("b", 1)])
     await read_all(driver)
