@@ -93,6 +93,12 @@ class BrokerConfig(Settings):
         True, description="Text that reads as a number becomes a number, as the server does it."
     )
 
+    @model_validator(mode="after")
+    def _tls_is_whole(self) -> BrokerConfig:
+        if self.tls_port is not None and (self.tls_cert is None or self.tls_key is None):
+            raise ValueError("tls_port needs tls_cert and tls_key")
+        return self
+
 
 class CloudConfig(Settings):
     """The gRPC link to the cloud."""

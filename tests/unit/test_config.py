@@ -41,6 +41,7 @@ def test_sample_shows_every_key():
         ("store: {kind: sqlite, pth: x}", "store.pth", "did you mean 'path'?"),
         ("store: {kind: oracle}", "store", "'sqlite', 'postgres'"),
         ("broker: {port: 70000}", "broker.port", "less than or equal to 65535"),
+        ("broker: {tls_port: 8883}", "broker", "tls_port needs tls_cert and tls_key"),
         ("broker: {port: x}", "broker.port", "valid integer"),
         ("devices: [{name: A}, {name: A}]", "devices", "two devices are named 'A'"),
         ("devices: [{name: A, mqtt_basic: {password: p}}]", "devices[0].mqtt_basic", "needs client_id or user_name"),
