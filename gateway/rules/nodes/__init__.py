@@ -1,1 +1,5 @@
-"""rules/nodes."""
+"""Rule nodes, by kind. Importing this package fills the registry of `gateway.rules.node`."""
+
+from gateway.rules.nodes import action, edge, enrichment, filter, flow, rpc, telemetry, transformation, unsupported
+
+__all__ = ["action", "edge", "enrichment", "filter", "flow", "rpc", "telemetry", "transformation", "unsupported"]

@@ -1,0 +1,86 @@
+"""A chain made ready to be walked: nodes with their function and their next nodes by relation."""
+
+from __future__ import annotations
+
+import logging
+from typing import Final
+from uuid import UUID
+
+import gateway.rules.nodes  # noqa: F401 - fills the registry
+from gateway.domain.message import Message
+from gateway.errors import RejectedError
+from gateway.ports import Outcome
+from gateway.rules.chain import ChainGraph, NodeSpec
+from gateway.rules.node import REGISTRY, Answer, NodeEnv, NodeProblem, Run, Shared, read_config, short_type
+from gateway.rules.upgrade import upgraded
+
+log = logging.getLogger(__name__)
+
+MAX_PROBLEMS: Final = 100
+
+
+class CompiledNode:
+    """One node. `edges` holds no empty entries; labels are in lower case."""
+
+    __slots__ = ("chain", "edges", "failures", "messages", "name", "run", "type")
+
+    def __init__(self, chain: CompiledChain, spec: NodeSpec) -> None:
+        self.chain = chain
+        self.name, self.type = spec.name, spec.type
+        self.edges: dict[str, tuple[CompiledNode, ...]] = {}
+        self.messages = 0
+        self.failures = 0
+        self.run: Run = chain.start(self, spec)
+
+
+class CompiledChain:
+    """One chain. A node that cannot start is listed in `problems` and answers `Failure` with that text."""
+
+    def __init__(self, graph: ChainGraph, source: str, shared: Shared) -> None:
+        self.graph, self.source, self._shared = graph, source, shared
+        self.id: UUID = graph.id
+        self.name = graph.name
+        self.problems: list[NodeProblem] = []
+        for remark in graph.remarks:
+            self._note(None, remark)
+        self.nodes = [CompiledNode(self, spec) for spec in graph.nodes]
+        for connection in graph.connections:
+            edges = self.nodes[connection.source].edges
+            edges[connection.label] = (*edges.get(connection.label, ()), self.nodes[connection.target])
+        self.first = self.nodes[graph.first] if graph.first is not None else None
+
+    def start(self, node: CompiledNode, spec: NodeSpec) -> Run:
+        """The node's function; one that refuses everything when it cannot start."""
+        try:
+            return self._made(node, spec)
+        except RejectedError as error:
+            text = str(error)
+            self._note(node, text)
+        return _refusing(text)
+
+    def _made(self, node: CompiledNode, spec: NodeSpec) -> Run:
+        short = short_type(spec.type)
+        kind = REGISTRY.get(short)
+        if kind is None:
+            raise RejectedError(f"unknown node class {spec.type!r}")
+        if spec.problem:
+            raise RejectedError(spec.problem)
+        config = read_config(kind.config, upgraded(short, spec.version, spec.config))
+
+        def note(text: str) -> None:
+            self._note(node, text)
+
+        return kind.make(config, NodeEnv(self._shared, self.id, self.name, spec.name, note))
+
+    def _note(self, node: CompiledNode | None, text: str) -> None:
+        problem = NodeProblem(self.name, node.name if node else "", node.type if node else "", text)
+        if problem not in self.problems and len(self.problems) < MAX_PROBLEMS:
+            self.problems.append(problem)
+            log.warning("rules: %s", problem)
+
+
+def _refusing(text: str) -> Run:
+    def run(msg: Message, out: Outcome) -> Answer:
+        raise RejectedError(text)
+
+    return run

@@ -1,0 +1,244 @@
+"""Which chains there are, which of them is the root, and where a message enters."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+from dataclasses import dataclass, replace
+from importlib import resources
+from pathlib import Path
+from typing import Any, Final
+from uuid import UUID
+
+import orjson
+
+from gateway.config import RulesConfig
+from gateway.domain.entity import EntityId, Json
+from gateway.domain.message import Message
+from gateway.errors import ConfigError
+from gateway.ports import Clock, Outcome, StateReader
+from gateway.rules.chain import ChainGraph, parse_chain, parse_document
+from gateway.rules.compiled import CompiledChain
+from gateway.rules.node import Enter, NodeProblem, Shared
+from gateway.rules.walk import Walker
+from gateway.supervise import Counters
+
+log = logging.getLogger(__name__)
+
+BUILT_IN: Final = "built-in"
+FILE: Final = "file"
+CLOUD: Final = "cloud"
+
+
+@dataclass(slots=True)
+class _CloudChain:
+    """What the cloud has sent of one chain; `claim` grows with each claim to be the root, 0 is none."""
+
+    head: dict[str, Any]
+    metadata: Json = None
+    compiled: CompiledChain | None = None
+    claim: int = 0
+    problem: NodeProblem | None = None
+
+
+class RuleEngine:
+    """Implements `RuleProcessor` and `RuleChains`. All calls come from the event loop's thread.
+
+    The local root is `config.root_chain`, else the built-in edge root chain. With `config.prefer_cloud` the
+    chain that the cloud calls root takes its place as soon as its nodes are here, until it is removed.
+    """
+
+    def __init__(self, state: StateReader, config: RulesConfig, clock: Clock, counters: Counters) -> None:
+        self._state, self._config = state, config
+        self._shared = Shared(state, config, clock, counters)
+        self._walker = Walker(self._shared, self._find_chain)
+        self._local: dict[UUID, CompiledChain] = {}
+        self._local_root: CompiledChain | None = None
+        self._cloud: dict[UUID, _CloudChain] = {}
+        self._claims = itertools.count(1)
+        self._chains: dict[UUID, CompiledChain] = {}
+        self._root: CompiledChain | None = None
+
+    def load_files(self) -> None:
+        """Load the local chains; what the cloud has sent stays.
+
+        Raises:
+            ConfigError: A file is missing, or is no rule chain; with the file and what is wrong. A node that
+                cannot work is no error: it is listed in `problems()`.
+        """
+        local: dict[UUID, CompiledChain] = {}
+        path = self._config.root_chain
+        if path is None:
+            graphs = parse_document(orjson.loads(resources.files(__package__).joinpath(DEFAULT_CHAIN).read_bytes()), "")
+            root, source = graphs[0], BUILT_IN
+        else:
+            graphs, source = _read_file(path), FILE
+            root = _root_of(graphs, path)
+        for graph in graphs:
+            self._add_local(local, graph, source, path)
+        for more in self._config.chains:
+            for graph in _read_file(more):
+                self._add_local(local, graph, FILE, more)
+        self._local, self._local_root = local, local[root.id]
+        self._choose()
+
+    def _add_local(self, local: dict[UUID, CompiledChain], graph: ChainGraph, source: str, path: Path | None) -> None:
+        if graph.id in local:
+            raise ConfigError(str(path), f"the chain {graph.name!r} is here already (same id, or same name without id)")
+        local[graph.id] = CompiledChain(graph, source, self._shared)
+
+    # ── chains of the cloud ──
+
+    def put_chain(self, chain_id: UUID, chain: Json) -> None:
+        """RuleChain JSON. A new root takes over when its metadata is here. Never raises."""
+        head = dict(chain) if isinstance(chain, dict) else {}
+        head["id"] = str(chain_id)
+        held = self._cloud.setdefault(chain_id, _CloudChain(head))
+        held.head = head
+        is_root = head.get("root") is True
+        if not is_root:
+            held.claim = 0
+        elif held.claim == 0:
+            held.claim = next(self._claims)
+        self._compile(held)
+        self._choose()
+
+    def put_metadata(self, chain_id: UUID, metadata: Json) -> None:
+        """RuleChainMetaData JSON; empty `nodes` is ignored. Never raises.
+
+        Metadata that is no chain leaves the former one at work, and is listed in `problems()`.
+        """
+        if isinstance(metadata, dict) and metadata.get("nodes") in ([], None):
+            return
+        held = self._cloud.setdefault(chain_id, _CloudChain({"id": str(chain_id)}))
+        held.metadata = metadata
+        self._compile(held)
+        self._choose()
+
+    def remove_chain(self, chain_id: UUID) -> None:
+        """Unknown id is no error."""
+        self._cloud.pop(chain_id, None)
+        self._choose()
+
+    def _compile(self, held: _CloudChain) -> None:
+        if held.metadata is None:
+            return
+        try:
+            graph = parse_chain(held.head, held.metadata, f"rule chain {held.head['id']}", "metadata")
+        except ConfigError as error:
+            held.problem = NodeProblem(str(held.head.get("name")), "", "", f"not usable as sent by the cloud: {error}")
+            log.warning("rules: %s", held.problem)
+            return
+        held.problem = None
+        # Root or not changes nothing inside. The cloud repeats its chains with every sync: state is kept.
+        graph = replace(graph, is_root=False, id=UUID(held.head["id"]))
+        if held.compiled is None or held.compiled.graph != graph:
+            held.compiled = CompiledChain(graph, CLOUD, self._shared)
+
+    def _choose(self) -> None:
+        """Who is known, who is root. A new root ends the claims of earlier ones: an edge has one."""
+        ready = {chain_id: held for chain_id, held in self._cloud.items() if held.compiled is not None}
+        newest = max(ready.values(), key=lambda held: held.claim, default=None)
+        root = self._local_root
+        if newest is not None and newest.claim:
+            for held in ready.values():
+                if held.claim < newest.claim:
+                    held.claim = 0
+            if self._config.prefer_cloud:
+                root = newest.compiled
+        chains = dict(self._local)
+        chains |= {chain_id: held.compiled for chain_id, held in ready.items() if held.compiled is not None}
+        if root is not self._root and self._root is not None and root is not None:
+            log.info("rules: %r (%s) is the root chain now", root.name, root.source)
+        self._chains, self._root = chains, root
+
+    # ── messages ──
+
+    def process(self, message: Message, chain_id: UUID | None = None) -> Outcome:
+        """Walk one message through the given chain, else its profile's, else the root chain; never raises."""
+        out = Outcome()
+        if chain_id is not None:
+            chain = self._chains.get(chain_id)
+            if chain is None:
+                return out  # §1.7: a chain that is not (or no longer) here has nothing to say
+        else:
+            chain = (
+                self._profile_chain(message.originator) if message.originator.type == "DEVICE" else None
+            ) or self._root
+            if chain is None:
+                out.errors.append("there is no root chain")
+                return out
+        if chain.first is not None:
+            self._walker.walk(chain.first, message, out)
+        return out
+
+    def _profile_chain(self, originator: EntityId) -> CompiledChain | None:
+        device = self._state.device(originator.id)
+        if device is None or device.profile_id is None:
+            return None
+        profile = self._state.profile(device.profile_id)
+        if profile is None or profile.default_rule_chain_id is None:
+            return None
+        return self._chains.get(profile.default_rule_chain_id)
+
+    def _find_chain(self, wish: Enter, originator: EntityId) -> CompiledChain | None:
+        if wish.by_profile and originator.type == "DEVICE":
+            chain = self._profile_chain(originator)
+            if chain is not None:
+                return chain
+        if wish.chain_id is not None and wish.chain_id in self._chains:
+            return self._chains[wish.chain_id]
+        # Exported files carry no ids; an input node is named after its chain.
+        wanted = wish.name.lower()
+        named = [chain for chain in self._local.values() if chain.name.lower() == wanted]
+        return named[0] if len(named) == 1 else None
+
+    # ── for a person ──
+
+    def problems(self) -> list[NodeProblem]:
+        """Nodes that do not do all that their chain expects, and chains that cannot be used."""
+        found = [held.problem for held in self._cloud.values() if held.problem is not None]
+        return found + [problem for chain in self._chains.values() for problem in chain.problems]
+
+    def chains(self) -> list[dict[str, Any]]:
+        """One summary a chain: id, name, root, source (`built-in`, `file`, `cloud`), nodes with their counters."""
+        return [
+            {
+                "id": str(chain.id),
+                "name": chain.name,
+                "root": chain is self._root,
+                "source": chain.source,
+                "nodes": [
+                    {"name": node.name, "type": node.type, "messages": node.messages, "failures": node.failures}
+                    for node in chain.nodes
+                ],
+            }
+            for chain in self._chains.values()
+        ]
+
+
+DEFAULT_CHAIN: Final = "default_chain.json"
+
+
+def _read_file(path: Path) -> list[ChainGraph]:
+    try:
+        tree = orjson.loads(path.read_bytes())
+    except OSError as error:
+        raise ConfigError(str(path), f"cannot be read: {error.strerror}") from None
+    except orjson.JSONDecodeError as error:
+        raise ConfigError(str(path), f"is no JSON: {error}") from None
+    try:
+        return parse_document(tree, path.stem)
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error.where}", error.problem) from None
+
+
+def _root_of(graphs: list[ChainGraph], path: Path) -> ChainGraph:
+    if len(graphs) == 1:
+        return graphs[0]
+    roots = [graph for graph in graphs if graph.is_root]
+    if len(roots) != 1:
+        raise ConfigError(
+            str(path), f"has {len(graphs)} chains and {len(roots)} of them are marked as root; one must be"
+        )
+    return roots[0]

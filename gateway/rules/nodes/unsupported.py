@@ -1,0 +1,70 @@
+"""Stock nodes that this gateway does not run: the chain loads, such a node answers `Failure` and says why."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final
+
+from gateway.errors import RejectedError
+from gateway.rules.node import REGISTRY, NoConfig, NodeEnv, NodeKind, Run
+
+_TITLES: Final = {
+    "filter.TbAssetTypeSwitchNode": "asset profile switch",
+    "filter.TbCheckRelationNode": "check relation presence",
+    "filter.TbCheckAlarmStatusNode": "alarm status filter",
+    "geo.TbGpsGeofencingFilterNode": "gps geofencing filter",
+    "metadata.TbGetTelemetryNode": "originator telemetry",
+    "metadata.CalculateDeltaNode": "calculate delta",
+    "metadata.TbGetDeviceAttrNode": "related device attributes",
+    "metadata.TbGetRelatedAttributeNode": "related entity data",
+    "metadata.TbGetCustomerAttributeNode": "customer attributes",
+    "metadata.TbGetTenantAttributeNode": "tenant attributes",
+    "metadata.TbGetCustomerDetailsNode": "customer details",
+    "metadata.TbGetTenantDetailsNode": "tenant details",
+    "metadata.TbFetchDeviceCredentialsNode": "fetch device credentials",
+    "transform.TbChangeOriginatorNode": "change originator",
+    "deduplication.TbMsgDeduplicationNode": "deduplication",
+    "transform.TbJsonPathNode": "json path",
+    "mail.TbMsgToEmailNode": "to email",
+    "action.TbCreateAlarmNode": "create alarm",
+    "action.TbClearAlarmNode": "clear alarm",
+    "debug.TbMsgGeneratorNode": "generator",
+    "math.TbMathNode": "math function",
+    "delay.TbMsgDelayNode": "delay (deprecated)",
+    "action.TbMsgCountNode": "message count",
+    "action.TbDeviceStateNode": "device state",
+    "action.TbCreateRelationNode": "create relation",
+    "action.TbDeleteRelationNode": "delete relation",
+    "geo.TbGpsGeofencingActionNode": "gps geofencing events",
+    "action.TbAssignToCustomerNode": "assign to customer",
+    "action.TbUnassignFromCustomerNode": "unassign from customer",
+    "action.TbCopyAttributesToEntityViewNode": "copy to view",
+    "action.TbSaveToCustomCassandraTableNode": "save to custom table",
+    "rest.TbSendRestApiCallReplyNode": "rest call reply",
+    "edge.TbMsgPushToEdgeNode": "push to edge",
+    "rest.TbRestApiCallNode": "rest api call",
+    "mqtt.TbMqttNode": "mqtt",
+    "kafka.TbKafkaNode": "kafka",
+    "rabbitmq.TbRabbitMqNode": "rabbitmq",
+    "mqtt.azure.TbAzureIotHubNode": "azure iot hub",
+    "aws.lambda.TbAwsLambdaNode": "aws lambda",
+    "aws.sns.TbSnsNode": "aws sns",
+    "aws.sqs.TbSqsNode": "aws sqs",
+    "gcp.pubsub.TbPubSubNode": "gcp pubsub",
+    "mail.TbSendEmailNode": "send email",
+    "sms.TbSendSmsNode": "send sms",
+    "notification.TbNotificationNode": "send notification",
+    "notification.TbSlackNode": "send to slack",
+    "ai.TbAiNode": "AI request",
+}
+
+
+def _refuses(title: str) -> Callable[[NoConfig, NodeEnv], Run]:
+    def make(config: NoConfig, env: NodeEnv) -> Run:
+        raise RejectedError(f"{title!r} is not supported by this gateway")
+
+    return make
+
+
+for _type, _title in _TITLES.items():
+    REGISTRY[_type] = NodeKind(_type, _title, NoConfig, _refuses(_title), is_supported=False)
