@@ -76,7 +76,7 @@ class GrpcLink:
         self._pending = Pending()
         self._outbox: asyncio.Queue[bytes] = asyncio.Queue()
         self._inbox: asyncio.Queue[DownlinkReceived | EdgeChanged] = asyncio.Queue(_INBOX)
-        self._sync_started_s = 0.0
+        self._sync_heard_s = 0.0
 
     # ── as the sender sees it ────────────────────────────────────────────────────────────────
 
@@ -157,7 +157,7 @@ class GrpcLink:
             self._last_error = str(cause) if isinstance(cause, GatewayError) else type(cause).__name__
             if cause is error:
                 raise
-            raise cause from error
+            raise cause from None
         finally:
             self._ready.clear()
             self._on(StreamEnded())
@@ -212,7 +212,7 @@ class GrpcLink:
     async def _converse(self, call: Call, identity: EdgeIdentity) -> None:
         self._identity_name = identity.name
         is_full = await self._handler.connected(identity)
-        self._sync_started_s = self._clock.monotonic_s()
+        self._sync_heard_s = self._clock.monotonic_s()
         self._outbox.put_nowait(encode_sync(is_full))
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._write_all(call), name="cloud.write")
@@ -241,6 +241,7 @@ class GrpcLink:
                 if not self._pending.answer(event.id, event.answer):
                     self._counters.add("cloud.answers_unknown")
             elif isinstance(event, DownlinkReceived | EdgeChanged):
+                self._sync_heard_s = self._clock.monotonic_s()  # a long sync is fine, a stuck one is not
                 await self._inbox.put(event)
 
     async def _write_all(self, call: Call) -> None:
@@ -285,8 +286,8 @@ class GrpcLink:
             await self._clock.sleep(_WATCH_S)
             now_s = self._clock.monotonic_s()
             is_syncing = self._session.state is State.SYNCING
-            if is_syncing and now_s - self._sync_started_s >= self._config.sync_timeout_s:
-                raise TransientError(f"the cloud did not complete the sync within {self._config.sync_timeout_s:g} s")
+            if is_syncing and now_s - self._sync_heard_s >= self._config.sync_timeout_s:
+                raise TransientError(f"the cloud's sync stands still for {self._config.sync_timeout_s:g} s")
             silent_s = self._pending.overdue_s(now_s, self._config.answer_timeout_s)
             if silent_s:
                 raise TransientError(f"the cloud has not answered for {silent_s:.0f} s though messages are waiting")

@@ -100,7 +100,7 @@ def _answer(bench, message, bad, accepted, *, is_refused):
 
 
 async def _finish(bench, bad, accepted, total):
-    for _ in range(40 * total):
+    for _ in range(100 + 40 * total):  # a rate limit alone pauses for 60 s
         if bench.cursor == total:
             return
         for message in reversed(list(bench.link.waiting)):
