@@ -307,6 +307,8 @@ def open_channel(config: CloudConfig) -> grpc.aio.Channel:
     options: list[tuple[str, Any]] = [
         ("grpc.keepalive_time_ms", round(config.keepalive_s * 1000)),
         ("grpc.keepalive_timeout_ms", round(config.keepalive_timeout_s * 1000)),
+        # Without this one the core waits a minute for the answer to a ping, whatever the line above says.
+        ("grpc.http2.ping_timeout_ms", round(config.keepalive_timeout_s * 1000)),
         ("grpc.keepalive_permit_without_calls", 1),
         ("grpc.http2.max_pings_without_data", 0),
         # The announced limit is compared with the message, this one with its wrapping: a little more.

@@ -15,6 +15,13 @@ WHO = edge_pb2.EdgeConfiguration(
 )
 
 
+_OPTIONS = [  # the pings that a ThingsBoard server permits
+    ("grpc.so_reuseport", 0),
+    ("grpc.keepalive_permit_without_calls", 1),
+    ("grpc.http2.min_ping_interval_without_data_ms", 1000),
+]
+
+
 class Peer:
     """One stream, as the server sees it."""
 
@@ -63,7 +70,7 @@ class Server(edge_pb2_grpc.EdgeRpcServiceServicer):
 @contextlib.asynccontextmanager
 async def serving(conduct, credentials=None):
     """Yields (server, port)."""
-    grpc_server = grpc.aio.server(options=[("grpc.so_reuseport", 0)])
+    grpc_server = grpc.aio.server(options=_OPTIONS)
     service = Server(conduct)
     edge_pb2_grpc.add_EdgeRpcServiceServicer_to_server(service, grpc_server)
     port = (

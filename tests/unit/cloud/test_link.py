@@ -483,3 +483,33 @@ async def test_tls_that_does_not_fit_is_an_outage_named_tls(certificates, settin
 async def test_a_certificate_file_that_is_not_there_is_refused(tmp_path):
     with pytest.raises(RefusedError, match="ssl_cert"):
         await make(1, ssl_enabled=True, ssl_cert=tmp_path / "none.pem").serve()
+
+
+async def test_an_idle_line_that_died_without_being_closed_is_noticed_by_its_pings():
+    async def conduct(peer):
+        await ready(peer)
+        await hold(peer)
+
+    is_dead = False
+
+    async def pump(reader, writer):
+        while data := await reader.read(65_536):
+            if not is_dead:
+                writer.write(data)
+        writer.close()
+
+    async with serving(conduct) as (_, port), asyncio.TaskGroup() as tasks:
+
+        async def on_client(reader, writer):
+            there, back = await asyncio.open_connection("127.0.0.1", port)
+            tasks.create_task(pump(reader, back))
+            tasks.create_task(pump(there, writer))
+
+        line = await asyncio.start_server(on_client, "127.0.0.1", 0)
+        async with line:
+            link = make(line.sockets[0].getsockname()[1], keepalive_s=1, keepalive_timeout_s=0.5)
+            async with running(link) as task:
+                await asyncio.wait_for(link.wait_ready(), 5)
+                is_dead = True
+                with pytest.raises(TransientError):
+                    await asyncio.wait_for(task, 6)
