@@ -148,7 +148,7 @@ def _parse_node(raw: Json, where: str) -> NodeSpec:
     config = raw.get("configuration")
     return NodeSpec(
         type=kind if isinstance(kind, str) else "",
-        name=name if isinstance(name, str) else str(kind).rpartition(".")[2],
+        name=name if isinstance(name, str) and name else "(without a name)",
         version=version if isinstance(version, int) and not isinstance(version, bool) else 0,
         config=config if isinstance(config, dict) else {},
         problem="" if config is None or isinstance(config, dict) else "its configuration is no object",

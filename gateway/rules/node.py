@@ -190,11 +190,11 @@ def node(short_type: str, title: str, config: type[ConfigT]) -> Callable[[Make[C
 
 
 def short_type(java_class: str) -> str:
-    """The class without the prefix that stock nodes share."""
+    """The class without the prefix that stock nodes share; any other class is empty."""
     for prefix in PREFIXES:
         if java_class.startswith(prefix):
             return java_class.removeprefix(prefix)
-    return java_class
+    return ""
 
 
 def read_config(model: type[NodeConfig], tree: Mapping[str, Json]) -> NodeConfig:

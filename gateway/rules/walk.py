@@ -157,4 +157,6 @@ def _parsed(text: str | None) -> Any:
 
 def _failure(node: CompiledNode, text: str) -> str:
     line = f"{node.chain.name} / {node.name}: {text or 'failed'}"
+    if not line.isprintable():  # it may quote what a device has sent, and it ends in a log
+        line = "".join(char if char.isprintable() else " " for char in line)
     return line if len(line) <= MAX_ERROR_CHARS else line[:MAX_ERROR_CHARS] + "…"

@@ -54,12 +54,16 @@ def push_to_cloud(config: PushConfig, env: NodeEnv) -> Run:
 
 
 def _event(msg: Message, action: str, body: Json, clock: Clock, lane: Lane = Lane.MAIN) -> CloudEvent:
+    try:
+        text = orjson.dumps(body)
+    except TypeError as error:
+        raise RejectedError(f"the body is no valid JSON: {error}") from None
     return CloudEvent(
         type=msg.originator.type,
         action=action,
         entity_id=msg.originator.id,
         created_ms=clock.now_ms(),
-        body=orjson.dumps(body),
+        body=text,
         lane=lane,
     )
 

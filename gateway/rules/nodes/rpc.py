@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from typing import TypeGuard
 from uuid import UUID
 
 import orjson
@@ -43,7 +44,7 @@ def rpc_call_request(config: RpcRequestConfig, env: NodeEnv) -> Run:
                 device_id=msg.originator.id,
                 method=method,
                 params=_parsed(data["params"]),
-                request_id=request_id if type(request_id) is int else random.getrandbits(31),
+                request_id=request_id if _is_int32(request_id) else random.getrandbits(31),
                 expires_ms=_number(metadata.get("expirationTime")) or clock.now_ms() + config.timeout_in_seconds * 1000,
                 is_oneway=metadata.get("oneway", "").lower() == "true",
                 is_persisted=metadata.get("persistent", "").lower() == "true",
@@ -93,11 +94,17 @@ def _parsed(params: Json) -> Json:
     return params
 
 
+def _is_int32(value: Json) -> TypeGuard[int]:
+    """What a `requestId` is on the wire."""
+    return type(value) is int and -(1 << 31) <= value < 1 << 31
+
+
 def _number(text: str | None) -> int | None:
     try:
-        return int(text) if text else None
+        number = int(text) if text else None
     except ValueError:
         return None
+    return number if number is not None and abs(number) < 1 << 63 else None
 
 
 def _uuid(text: str | None) -> UUID | None:

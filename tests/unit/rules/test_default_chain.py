@@ -30,7 +30,7 @@ def test_telemetry_is_saved_and_pushed():
     )
     assert event.body == b'{"ts":1000,"data":{"t":21.5,"on":true}}'
     assert event.created_ms == rules.clock.now_ms()
-    assert not (outcome.errors or outcome.calls or outcome.emitted or outcome.notices)
+    assert [outcome.errors, outcome.calls, outcome.replies, outcome.notices, outcome.emitted] == [[]] * 5
 
 
 def test_client_attributes_are_saved_once_and_always_pushed():
@@ -173,6 +173,7 @@ def test_time_and_scope_come_from_metadata_and_nulls_stay_here():
         ("TO_SERVER_RPC_REQUEST", {"method": "m"}, "'params'"),
         ("TO_SERVER_RPC_REQUEST", {"method": "m", "params": 1}, "requestId"),
         ("ATTRIBUTES_DELETED", {"keys": []}, "'attributes'"),
+        ("POST_TELEMETRY_REQUEST", {"a": 2**70}, "no valid JSON"),
     ],
 )
 def test_what_cannot_be_pushed_fails_with_a_reason(type_, data, text):

@@ -1,0 +1,245 @@
+"""The sandbox: what a script may give, and what becomes of one that misbehaves."""
+
+import pytest
+
+from gateway.config import RulesConfig
+from gateway.domain.changes import AppendEvent
+from gateway.errors import RejectedError
+from gateway.rules.node import Shared
+from gateway.rules.script import Script
+from gateway.supervise import Counters
+from tests.fakes.clock import FakeClock
+from tests.unit.rules.kit import PUSH, FakeState, Rules, js, message
+
+
+def make(kind, body, is_tbel=False, **config):
+    return Script(kind, body, is_tbel, Shared(FakeState(), RulesConfig(**config), FakeClock(), Counters()))
+
+
+@pytest.mark.parametrize(
+    ("body", "expected"),
+    [
+        ("return msg.temperature > 20;", True),
+        ("return metadata.deviceName === 'Press 2';", False),
+        ("return msgType == 'POST_TELEMETRY_REQUEST'", True),
+        ("undeclared = 5; with (msg) { return temperature > undeclared; }", True),
+        ("// a comment at the end\nreturn true // here", True),
+    ],
+)
+def test_filter(body, expected):
+    assert make("filter", body).is_true(message()) is expected
+
+
+@pytest.mark.parametrize(
+    ("body", "text"),
+    [
+        ("return 1;", "not 1"),
+        ("return 'true';", "not 'true'"),
+        ("return {};", "not an object"),
+        ("", "not nothing"),
+        ("return null;", "not nothing"),
+        ("\nreturn msg.a.b;", "TypeError: cannot read property 'b' of undefined (line 2)"),
+        ("throw 'plain';", "the script failed: plain"),
+        ("return (function f() { return f() + 1; })();", "Maximum call stack"),
+        ("return '" + "x" * 100 + "';", "…"),
+    ],
+)
+def test_filter_that_fails(body, text):
+    with pytest.raises(RejectedError) as caught:
+        make("filter", body).is_true(message())
+    assert text in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("body", "expected"),
+    [("return 'a';", ["a"]), ("return ['b', 'a', 'b'];", ["b", "a", "b"]), ("return [];", [])],
+)
+def test_switch(body, expected):
+    assert make("switch", body).labels(message()) == expected
+
+
+@pytest.mark.parametrize("body", ["return 5;", "return ['a', 5];", "return null;", "return {};", "return true;"])
+def test_switch_that_fails(body):
+    with pytest.raises(RejectedError, match="a text or a list of texts"):
+        make("switch", body).labels(message())
+
+
+@pytest.mark.parametrize(
+    ("body", "expected"),
+    [
+        ("return {};", ("POST_TELEMETRY_REQUEST", {"temperature": 21.5}, {"k": "v"})),
+        ("msg.x = 1; metadata.y = 2; return {};", ("POST_TELEMETRY_REQUEST", {"temperature": 21.5}, {"k": "v"})),
+        ("msg.x = 4 / 2; return {msg: msg};", ("POST_TELEMETRY_REQUEST", {"temperature": 21.5, "x": 2}, {"k": "v"})),
+        ("return {msg: null, msgType: ''};", ("POST_TELEMETRY_REQUEST", None, {"k": "v"})),
+        ("return {msg: 'text', other: 1};", ("POST_TELEMETRY_REQUEST", "text", {"k": "v"})),
+        (
+            "return {metadata: {a: 5, b: true, c: null, d: 1.5, e: undefined}, msgType: 'X'};",
+            ("X", {"temperature": 21.5}, {"a": "5", "b": "true", "d": "1.5"}),
+        ),
+    ],
+)
+def test_transform(body, expected):
+    msg = message(metadata={"k": "v"})
+    (made,) = make("transform", body).transformed(msg)
+    assert (made.type, made.data, made.metadata) == expected
+    assert (made.id, made.originator, made.ts_ms) == (msg.id, msg.originator, msg.ts_ms)
+    assert (msg.data, msg.metadata) == ({"temperature": 21.5}, {"k": "v"})
+
+
+def test_transform_into_several_messages_with_ids_of_their_own():
+    body = "return [{msg: {n: 1}}, {msg: {n: 2}, msgType: 'POST_ATTRIBUTES_REQUEST'}];"
+    rules = Rules([js("two", body, "transform.TbTransformMsgNode"), PUSH], (0, 1, "Success"))
+    events = [change.event for change in rules.run().changes]
+    assert [event.action for event in events] == ["TIMESERIES_UPDATED", "POST_ATTRIBUTES"]
+
+
+@pytest.mark.parametrize(
+    ("body", "text"),
+    [
+        ("return null;", "an object with msg"),
+        ("return 5;", "an object with msg"),
+        ("return [1];", "an object with msg"),
+        ("return [];", "an empty list"),
+        ("return;", "an object with msg"),
+        ("return {metadata: {a: {b: 1}}};", "metadata of plain values"),
+        ("return {metadata: []};", "metadata that is an object"),
+        ("return {msg: 'x'.repeat(300001)};", "longer than 300000"),
+        ("var a = {}; a.a = a; return {msg: a};", "circular"),
+        ("return {msg: '\\ud800'};", "no valid JSON"),
+        ("return {msg: 5n};", "BigInt"),
+    ],
+)
+def test_transform_that_fails(body, text):
+    with pytest.raises(RejectedError) as caught:
+        make("transform", body).transformed(message())
+    assert text in str(caught.value)
+
+
+def test_a_script_that_does_not_parse_names_the_line_and_the_chain_loads():
+    rules = Rules([js("bad", "var a = 1;\nvar b = ;\nreturn true;"), PUSH], (0, 1, "Failure"))
+    assert rules.texts() == [
+        "the script cannot be read as JavaScript: SyntaxError: unexpected token in expression: ';' (line 2)"
+    ]
+    assert [type(change) for change in rules.run().changes] == [AppendEvent]
+
+
+@pytest.mark.parametrize("body", ["x" * 50_001, "return true; }, function () {", "\ud800"])
+def test_other_texts_that_are_no_script(body):
+    with pytest.raises(RejectedError):
+        make("filter", body).is_true(message())
+
+
+# ── limits ──
+
+LOOP = "if (msg.bad) { for (;;) {} } return true;"
+HUNGRY = "if (msg.bad) { var a = []; for (;;) { a.push(new Array(1000).fill(1)); } } return true;"
+
+
+@pytest.mark.parametrize(("body", "text"), [(LOOP, "longer than 20 ms"), (HUNGRY, "needs more than 2 MB")])
+def test_a_script_at_its_limit_fails_its_message_and_nothing_else(body, text):
+    rules = Rules(
+        [js("bad", body), js("good", "return true;"), PUSH, PUSH],
+        *[(0, 2, "True"), (1, 3, "True")],
+        script_timeout_ms=20 if body is LOOP else 5000,
+        script_memory_bytes=2 << 20,
+    )
+    assert text in rules.run({"bad": True}).errors[0]
+    assert len(rules.run({"bad": False}).changes) == 1  # a fresh context
+    assert rules.counters.get("rules.script_limits") == 1
+
+
+def test_a_loop_inside_the_engine_and_a_caught_interrupt_end_too():
+    for body in (
+        "return /^(a+)+$/.test('a'.repeat(40) + 'b');",
+        "for (;;) { try { for (;;) {} } catch (e) {} }",
+        "var a = []; a.length = 4294967295; return a.indexOf(5) > 0;",
+    ):
+        with pytest.raises(RejectedError, match="longer than 20 ms"):
+            make("filter", body, script_timeout_ms=20).is_true(message())
+
+
+async def test_a_script_that_keeps_meeting_its_limit_is_put_aside_for_a_minute():
+    rules = Rules([js("bad", LOOP)], script_timeout_ms=20)
+    for _ in range(3):
+        assert "longer than" in rules.run({"bad": True}).errors[0]
+    assert "put aside for 60 s" in rules.run({"bad": False}).errors[0]
+    await rules.clock.advance(61)
+    assert rules.run({"bad": False}).errors == []
+    assert "longer than" in rules.run({"bad": True}).errors[0]
+
+
+def test_a_message_that_is_no_json_fails_without_the_engine():
+    script = make("filter", "return true;")
+    with pytest.raises(RejectedError, match="no valid JSON"):
+        script.is_true(message({"a": "\ud800"}))
+    with pytest.raises(RejectedError, match="no valid JSON"):
+        script.is_true(message({"a": 2**70}))
+
+
+def test_scripts_do_not_see_each_other_and_cannot_spoil_their_own_runner():
+    rules = Rules([js("one", "x = 1; JSON.parse = null; return true;"), js("two", "return typeof x === 'undefined';"),
+                   PUSH], (0, 1, "True"), (1, 2, "True"))  # fmt: skip
+    for _ in range(2):
+        assert len(rules.run().changes) == 1
+
+
+# ── TBEL ──
+
+
+@pytest.mark.parametrize(
+    ("expression", "expected"),
+    [
+        ("toFixed(1.255, 2)", 1.26),
+        ("toInt(-2.5)", -3),
+        ("parseDouble('1.5e2')", 150),
+        ("parseLong('1700000000000')", 1700000000000),
+        ("parseLong('ff', 16)", 255),
+        ("'a.b.c'.replace('.', '-')", "a-b-c"),
+        ("'Ab'.equalsIgnoreCase('aB') && 'x'.equals('x') && 'abc'.contains('b') && ''.isEmpty()", True),
+        ("'abc'.matches('[a-c]+') && !'abcd'.matches('[a-c]+')", True),
+        ("[3, 1].size() + [3, 1].get(1)", 3),
+        ("msg.containsKey('temperature') && msg.size() == 1 && !msg.isEmpty()", True),
+        ("msg.keys()", ["temperature"]),
+        ("msg.values()", [21.5]),
+        ("metadata.remove('k')", "v"),
+        ("metadata.put('n', 'x')", None),
+        ("toFlatMap({a: {b: 1, c: 2}, d: 3}, ['c'])", {"a.b": 1, "d": 3}),
+        ("toFlatMap({a: {b: 1}}, false)", {"b": 1}),
+        ("btoa('edge')", "ZWRnZQ=="),
+        ("atob(btoa('ab')) + atob('YWJj')", "ababc"),
+        ("bytesToString(stringToBytes('grün'))", "grün"),
+        ("stringToBytes('ü')", [-61, -68]),
+        ("decodeToJson('{\"a\":1}').a", 1),
+        ("isMap({}) && isList([]) && isSet(toSet([1])) && toSet([1]).contains(1)", True),
+        ("padStart('7', 3, '0') + padEnd('7', 3, '0')", "007700"),
+    ],
+)
+def test_tbel_functions(expression, expected):
+    (made,) = make("transform", f"return {{msg: {{r: {expression}}}}};", True).transformed(message(metadata={"k": "v"}))
+    assert made.data == {"r": expected}
+
+
+def test_tbel_methods_do_not_leak_into_data():
+    (made,) = make("transform", "var a = {x: 1}; for (var k in a) { a.seen = k; } return {msg: a};", True).transformed(
+        message()
+    )
+    assert made.data == {"x": 1, "seen": "x"}
+
+
+@pytest.mark.parametrize("body", ["raiseError('no');", "parseDouble('x');", "parseLong('1.5');"])
+def test_tbel_errors_are_failures(body):
+    with pytest.raises(RejectedError, match="the script failed"):
+        make("transform", body + " return {};", True).transformed(message())
+
+
+def test_tbel_that_is_no_javascript_is_listed_with_its_line():
+    tbel = {"scriptLang": "TBEL", "jsScript": "return true;", "tbelScript": "var a = 0;\nforeach (s : msg.l) { a++; }"}
+    rules = Rules([("filter.TbJsFilterNode", "tbel", tbel)])
+    assert "TBEL is run where it is also JavaScript" in rules.texts()[0]
+    assert "(line 2)" in rules.texts()[0]
+    assert len(rules.run().errors) == 1
+
+
+def test_tbel_log_turns_values_into_text_and_sets_are_labels():
+    assert make("log", "return msg;", True).text(message()) == '{"temperature":21.5}'
+    assert make("switch", "return toSet(['a', 'b', 'a']);", True).labels(message()) == ["a", "b"]
