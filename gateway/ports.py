@@ -101,7 +101,8 @@ class DeviceSession(Protocol):
     def request_attributes(
         self, client_keys: Sequence[str] | None, shared_keys: Sequence[str] | None
     ) -> Awaitable[tuple[Mapping[str, Value], Mapping[str, Value]]]:
-        """Client and shared attributes that exist among the asked ones; None: nothing of that scope.
+        """Client and shared attributes that exist among the asked ones; None: nothing of that scope, an
+        empty sequence: all of it.
 
         Answers after everything this session posted before is durable (it reads its own writes).
         """

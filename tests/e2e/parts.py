@@ -104,6 +104,11 @@ class GatewayProcess:
         self.process = self._new_process()
         await self.process.start()
         await until_listening(self.port, self.process)
+        await until(self._answers, 15, "the local API does not answer")
+
+    async def _answers(self) -> bool:
+        self.process.check()
+        return await self.pending() >= 0
 
     async def kill(self) -> None:
         """As a power cut would: no goodbye."""
