@@ -74,7 +74,7 @@ class CompiledChain:
 
     def _note(self, node: CompiledNode | None, text: str) -> None:
         problem = NodeProblem(self.name, node.name if node else "", node.type if node else "", text)
-        if problem not in self.problems and len(self.problems) < MAX_PROBLEMS:
+        if len(self.problems) < MAX_PROBLEMS:
             self.problems.append(problem)
             log.warning("rules: %s", problem)
 

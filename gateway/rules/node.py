@@ -123,7 +123,7 @@ class Shared:
 
 @dataclass(slots=True)
 class NodeEnv:
-    """The surroundings of one node. `note` lists a problem (once per text) without stopping the node."""
+    """The surroundings of one node. `note` lists and logs a problem without stopping the node."""
 
     shared: Shared
     chain_id: UUID

@@ -148,6 +148,15 @@ def test_a_script_at_its_limit_fails_its_message_and_nothing_else(body, text):
     assert rules.counters.get("rules.script_limits") == 1
 
 
+def test_after_a_limit_the_context_is_a_new_one():
+    body = "n = typeof n === 'undefined' ? 1 : n + 1; if (msg.bad) { for (;;) {} } return n === 1;"
+    script = make("filter", body, script_timeout_ms=20)
+    assert [script.is_true(message()) for _ in range(2)] == [True, False]
+    with pytest.raises(RejectedError, match="longer than"):
+        script.is_true(message({"bad": True}))
+    assert script.is_true(message())
+
+
 def test_a_loop_inside_the_engine_and_a_caught_interrupt_end_too():
     for body in (
         "return /^(a+)+$/.test('a'.repeat(40) + 'b');",

@@ -194,6 +194,13 @@ def test_a_nested_chain_comes_back_by_the_output_nodes_name():
     assert [type(change) for change in rules.run().changes] == [SaveTelemetry, AppendEvent]
 
 
+def test_two_levels_come_back_one_by_one():
+    deep_id = UUID("44444444-4d5e-11ef-8a9b-0c1d2e3f4a5b")
+    rules = nested([(INPUT, "Deep", {"ruleChainId": str(deep_id)}), (OUTPUT, "Done", {})], (0, 1, "Up"))
+    rules.put(deep_id, "Deep", metadata([SAVE, (OUTPUT, "up", {})], (0, 1, "Success")))
+    assert [type(change) for change in rules.run().changes] == [SaveTelemetry, AppendEvent]
+
+
 def test_a_nested_chain_that_just_ends_returns_nothing():
     assert [type(change) for change in nested([SAVE]).run().changes] == [SaveTelemetry]
 
