@@ -218,9 +218,10 @@ async def run_until_signal(config: GatewayConfig) -> None:
 
 def _restore_chains(rules: RuleEngine, snapshot: Snapshot) -> None:
     metadata = {key: json for type_, key, json in snapshot.entities if type_ == "RULE_CHAIN_METADATA"}
+    root = snapshot.settings.get("root_chain")
     for type_, key, json in snapshot.entities:
         if type_ == "RULE_CHAIN":
-            rules.put_chain(UUID(key), json)
+            rules.put_chain(UUID(key), {**json, "root": key == root})
             if key in metadata:
                 rules.put_metadata(UUID(key), metadata[key])
 

@@ -116,7 +116,8 @@ def render(status: dict[str, Any]) -> None:
         console.print(f"[yellow]![/] {remark}", highlight=False)
 
 
-def _short(chain: Any) -> str:
-    if isinstance(chain, dict):
-        return ", ".join(f"{key} {value}" for key, value in chain.items() if not isinstance(value, list | dict))
-    return str(chain)
+def _short(chain: dict[str, Any]) -> str:
+    failures = sum(node.get("failures", 0) for node in chain.get("nodes", []))
+    root = ", root" if chain["root"] else ""
+    failed = f", {failures} failures" if failures else ""
+    return f"{chain['name']!r} ({chain['source']}{root}), {len(chain.get('nodes', []))} nodes{failed}"

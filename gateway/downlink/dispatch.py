@@ -174,7 +174,14 @@ class Dispatcher:
             self._chains.remove_chain(chain_id)
         else:
             json = _needs_json(update)
-            await self._keep(SaveEntity("RULE_CHAIN", str(chain_id), json))
+            # A server does not send the former root again when another takes its place: the setting decides.
+            was_root = self._state.setting("root_chain") == str(chain_id)
+            changes: list[Change] = [SaveEntity("RULE_CHAIN", str(chain_id), json)]
+            if json.get("root") is True:
+                changes.append(SaveSetting("root_chain", str(chain_id)))
+            elif was_root:
+                changes.append(SaveSetting("root_chain", None))
+            await self._keep(*changes)
             self._chains.put_chain(chain_id, json)
 
     async def _ask_for_the_rest(self, downlink: Downlink) -> None:

@@ -91,6 +91,17 @@ async def test_chain_and_metadata_are_durable_before_the_engine_gets_them(house)
     }
 
 
+async def test_the_last_root_is_remembered_when_the_former_one_is_not_sent_again(house):
+    first, second = time_uuid(), time_uuid()
+    for chain_id in (first, second):
+        update = EntityUpdated("RULE_CHAIN", UpdateKind.UPDATED, chain_id, {"name": "R", "root": True})
+        await house.dispatcher.handle(Downlink(1, [update]))
+    assert house.state.setting("root_chain") == str(second)
+    update = EntityUpdated("RULE_CHAIN", UpdateKind.UPDATED, second, {"name": "R", "root": False})
+    await house.dispatcher.handle(Downlink(2, [update]))
+    assert house.state.setting("root_chain") is None
+
+
 async def test_a_server_that_sends_chains_and_devices_alone_is_asked_for_the_rest(house):
     device_id = time_uuid()
     await house.dispatcher.handle(
