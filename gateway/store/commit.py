@@ -1,0 +1,269 @@
+"""The committer: units of work in groups, one transaction, their receipts.
+
+While one group is on its way to the disk, the next one collects. No timers: an idle gateway commits at once,
+a busy one in groups of hundreds, and the price of an fsync is shared.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from typing import Final
+
+from gateway.domain.changes import AppendEvent, UnitOfWork
+from gateway.errors import RejectedError, TransientError
+from gateway.ports import Clock, Receipt, Store
+from gateway.store.full import StoreFullError, must_wait
+from gateway.supervise import Backoff, Counters
+
+log = logging.getLogger(__name__)
+
+GROUP_UNITS: Final = 2_000
+GROUP_BYTES: Final = 8 << 20
+FIRST_RETRY_S, LONGEST_RETRY_S, LONGEST_FULL_RETRY_S = 0.1, 5.0, 1.0
+
+_Item = tuple[UnitOfWork, Receipt]
+
+
+class GroupCommitter:
+    """Port `Committer`. Receipts are done in the order of `submit`, except while the store is full: then
+    device data waits and what is not device data (cursor moves, state, RPC) passes it.
+    """
+
+    name = "committer"
+
+    def __init__(self, store: Store, clock: Clock, counters: Counters, *, max_waiting: int = 20_000) -> None:
+        self._store, self._clock, self._counters = store, clock, counters
+        self._max_waiting = max_waiting
+        self._waiting: deque[_Item] = deque()
+        self._held: deque[_Item] = deque()  # device data that a full store does not take, older than _waiting
+        self._group: list[_Item] = []
+        self._sleeper: asyncio.Future[None] | None = None
+        self._uncongested: list[asyncio.Future[None]] = []
+        self._is_congested = False
+        self._since_s = self._taken_s = self._retry_s = 0.0
+        self._outage = ""
+        self._full_backoff = Backoff(FIRST_RETRY_S, LONGEST_FULL_RETRY_S)
+        self.last_commit_s = 0.0
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    # ── in ──
+
+    def submit(self, unit: UnitOfWork) -> Receipt:
+        """An empty unit is done when everything submitted before it is."""
+        loop = self._loop
+        if loop is None:
+            loop = self._loop = asyncio.get_running_loop()
+        receipt: Receipt = loop.create_future()
+        waiting = self._waiting
+        if not waiting:
+            if not self._held and not self._group:
+                self._since_s = self._clock.monotonic_s()
+            if self._sleeper is not None:
+                self._wake()
+        waiting.append((unit, receipt))
+        if len(waiting) > self._max_waiting:
+            self._is_congested = True
+        return receipt
+
+    @property
+    def is_congested(self) -> bool:
+        """True from `max_waiting` waiting units on, until they are half as many."""
+        return self._is_congested
+
+    async def wait_uncongested(self) -> None:
+        """Returns when `is_congested` is False."""
+        while self._is_congested:
+            waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            self._uncongested.append(waiter)
+            try:
+                await waiter
+            finally:
+                self._uncongested.remove(waiter)
+
+    def oldest_waiting_s(self) -> float:
+        """How long the oldest unit that has no receipt yet has waited, at most; 0 when there is none."""
+        if self._waiting or self._held or self._group:
+            return self._clock.monotonic_s() - self._since_s
+        return 0.0
+
+    async def drain(self, timeout_s: float = 10.0) -> None:
+        """Returns when everything submitted so far is durable; `serve` must be running.
+
+        After `timeout_s` (the disk does not answer) it gives up: what has no receipt was never acknowledged.
+        """
+        try:
+            async with asyncio.timeout(timeout_s):
+                await self.submit(())
+        except TimeoutError:
+            count = len(self._waiting) + len(self._held) + len(self._group)
+            log.warning("committer: %d units not written at shutdown; none of them was acknowledged", count)
+
+    def close(self) -> None:
+        """Cancel every receipt that is still open; whoever awaits it goes on."""
+        for _, receipt in (*self._group, *self._held, *self._waiting):
+            receipt.cancel()
+        self._group.clear()
+        self._held.clear()
+        self._waiting.clear()
+        self._relieve()
+
+    # ── out ──
+
+    async def serve(self) -> None:
+        """Commit what waits, for ever. When it is cancelled, a group on its way stays first in line."""
+        if self._group:
+            self._back(self._group)
+        backoff = Backoff(FIRST_RETRY_S, LONGEST_RETRY_S)
+        while True:
+            if not self._waiting and not self._held:
+                self._sleeper = asyncio.get_running_loop().create_future()
+                try:
+                    await self._sleeper
+                finally:
+                    self._sleeper = None
+            try:
+                await self._turn()
+            except TransientError as error:
+                self._begin(error)
+                await self._clock.sleep(backoff.next_s())
+            else:
+                backoff.reset()
+
+    async def _turn(self) -> None:
+        """One group; or, while the store is full, what passes it, and now and then what does not."""
+        if self._held:
+            await self._turn_while_full()
+            return
+        self._take(self._waiting)
+        try:
+            await self._write()
+        except StoreFullError as error:
+            self._begin(error)
+            self._full_backoff.reset()
+            self._retry_s = self._clock.monotonic_s() + self._full_backoff.next_s()
+            self._hold(error.is_hard)
+
+    async def _turn_while_full(self) -> None:
+        self._hold(is_hard=False)
+        if self._waiting:
+            self._take(self._waiting)
+            try:
+                await self._write()
+            except StoreFullError as error:
+                self._hold(error.is_hard)
+        early_s = self._retry_s - self._clock.monotonic_s()
+        if early_s > 0:
+            if not self._waiting:
+                await self._pause(early_s)
+            return
+        self._take(self._held)
+        try:
+            await self._write(self._held)
+        except StoreFullError:
+            self._retry_s = self._clock.monotonic_s() + self._full_backoff.next_s()
+
+    def _hold(self, is_hard: bool) -> None:
+        """Put aside what a full store does not take, and barriers, which wait for everything before them."""
+        waiting, self._waiting = self._waiting, deque()
+        for item in waiting:
+            unit = item[0]
+            (self._held if not unit or must_wait(unit, is_hard) else self._waiting).append(item)
+
+    async def _write(self, home: deque[_Item] | None = None) -> None:
+        """Commit the group; halves it until a bad unit is alone. What is not written goes back `home`."""
+        parts = deque([self._group])
+        try:
+            while parts:
+                part = parts[0]
+                try:
+                    await self._commit(part)
+                except RejectedError as error:
+                    parts.popleft()
+                    if len(part) == 1:
+                        self._counters.add("committer.rejected")
+                        _fail(part[0][1], error)
+                    else:
+                        middle = len(part) // 2
+                        parts.extendleft((part[middle:], part[:middle]))
+                else:
+                    parts.popleft()
+                    self._end()
+                    for _, receipt in part:
+                        if not receipt.done():
+                            receipt.set_result(None)
+        except TransientError:
+            self._back([item for part in parts for item in part], home)
+            raise
+        except asyncio.CancelledError:
+            self._group = [item for part in parts for item in part]
+            raise
+        self._group = []
+        if not self._held:
+            self._since_s = self._taken_s  # what waits now came after this group was taken
+        self._relieve()
+
+    async def _commit(self, part: list[_Item]) -> None:
+        units = [unit for unit, _ in part if unit]
+        if not units:
+            return
+        started_s = self._clock.monotonic_s()
+        await self._store.commit(units)
+        self.last_commit_s = self._clock.monotonic_s() - started_s
+        self._counters.add("committer.units", len(units))
+        self._counters.add("committer.groups")
+
+    def _take(self, source: deque[_Item]) -> None:
+        """Move a bounded group out of `source`."""
+        group: list[_Item] = []
+        self._group = group
+        self._taken_s = self._clock.monotonic_s()
+        size_bytes = 0
+        while source and len(group) < GROUP_UNITS and size_bytes < GROUP_BYTES:
+            item = source.popleft()
+            group.append(item)
+            for change in item[0]:
+                if type(change) is AppendEvent and change.event.body is not None:
+                    size_bytes += len(change.event.body)
+
+    def _back(self, items: list[_Item], home: deque[_Item] | None = None) -> None:
+        (self._waiting if home is None else home).extendleft(reversed(items))
+        self._group = []
+
+    async def _pause(self, delay_s: float) -> None:
+        """Wait until the delay is over, or something was submitted."""
+        self._sleeper = asyncio.get_running_loop().create_future()
+        timer = asyncio.ensure_future(self._clock.sleep(delay_s))
+        try:
+            await asyncio.wait([timer, self._sleeper], return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            self._sleeper = None
+            timer.cancel()
+
+    def _wake(self) -> None:
+        if self._sleeper is not None and not self._sleeper.done():
+            self._sleeper.set_result(None)
+
+    def _relieve(self) -> None:
+        if self._is_congested and len(self._waiting) + len(self._held) <= self._max_waiting // 2:
+            self._is_congested = False
+            for waiter in self._uncongested:
+                if not waiter.done():
+                    waiter.set_result(None)
+
+    def _begin(self, error: TransientError) -> None:
+        if not self._outage:
+            self._outage = str(error)
+            self._counters.add("committer.outages")
+            log.warning("committer: %s; receipts wait", error)
+
+    def _end(self) -> None:
+        if self._outage and not self._held:
+            self._outage = ""
+            log.info("committer: writing again")
+
+
+def _fail(receipt: Receipt, error: RejectedError) -> None:
+    if not receipt.done():
+        receipt.set_exception(error)

@@ -1,0 +1,426 @@
+"""PostgreSQL: one schema, one writing connection, one reading connection.
+
+The writer holds an advisory lock, so that a schema has one gateway. Whenever the writing connection is made
+anew, positions and series are read from the database again: the fate of the last transaction may be unknown.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from typing import Any, Final
+
+import psycopg
+from psycopg import sql
+
+from gateway.config import PostgresStore as PostgresConfig
+from gateway.domain.changes import UnitOfWork
+from gateway.domain.entity import EntityId
+from gateway.domain.telemetry import Attribute, Value
+from gateway.errors import ConfigError, RefusedError, RejectedError, TransientError
+from gateway.ports import Clock, CloudEvents, Snapshot
+from gateway.store import tables
+from gateway.store.lanes import Lanes, Positions
+from gateway.store.plan import SLOT_MS, Dialect, Owner, Plan, identity_of
+from gateway.store.postgres_events import PostgresEvents
+from gateway.store.postgres_room import PostgresRoom
+from gateway.store.postgres_text import decode_columns, encode_columns, escape, unescape
+from gateway.store.series import Series
+from gateway.store.sqlite_file import migrations
+from gateway.store.tables import Table, delete_sql, insert_sql
+from gateway.store.values import decode_json, device_of, profile_of, uuid_or_none
+from gateway.supervise import Counters
+
+log = logging.getLogger(__name__)
+Connection = psycopg.AsyncConnection[tuple[Any, ...]]
+
+_VALUE: Final = ("long_v", "dbl_v", "str_v")
+POSTGRES: Final = Dialect(
+    uuid=uuid_or_none,
+    text=escape,
+    value=encode_columns,
+    attribute=tables.attribute_table(_VALUE),
+    latest=tables.latest_table(_VALUE),
+    history=tables.history_table(_VALUE),
+    is_plain=False,
+)
+COPY_FROM: Final = 24
+"""From so many rows on, COPY is faster than parameters (measured)."""
+LARGEST_STATEMENT: Final = 64
+LOCK_WAIT_S: Final = 5.0
+"""A gateway that was killed holds its lock until the server notices."""
+_HISTORY: Final = """
+WITH RECURSIVE slots(slot) AS (
+    SELECT min(slot) FROM ts_kv WHERE slot >= %(first)s
+    UNION ALL
+    SELECT (SELECT min(slot) FROM ts_kv WHERE slot > slots.slot) FROM slots WHERE slots.slot < %(last)s
+)
+SELECT h.ts, h.kind, h.long_v, h.dbl_v, h.str_v FROM slots JOIN ts_kv h
+ON h.slot = slots.slot AND h.series_id = %(series)s AND h.ts >= %(from_ms)s AND h.ts < %(to_ms)s
+ORDER BY h.slot, h.ts LIMIT %(limit)s
+"""
+_WIPE: Final = (
+    "DELETE FROM attribute WHERE entity_type=%s AND entity_id=%s",
+    "DELETE FROM ts_kv_latest WHERE series_id IN"
+    " (SELECT series_id FROM ts_kv_dictionary WHERE entity_type=%s AND entity_id=%s)",
+    "DELETE FROM ts_kv_dictionary WHERE entity_type=%s AND entity_id=%s",
+)
+
+
+@contextlib.contextmanager
+def translated() -> Iterator[None]:
+    """Errors of the driver as errors of the house; a programming error goes through."""
+    try:
+        yield
+    except (psycopg.DataError, psycopg.IntegrityError, psycopg.NotSupportedError, UnicodeEncodeError) as error:
+        raise RejectedError(f"the database does not take it: {error}") from error
+    except (psycopg.OperationalError, psycopg.InterfaceError, OSError) as error:
+        raise TransientError(f"PostgreSQL: {str(error).strip() or type(error).__name__}") from error
+    except psycopg.errors.ProgramLimitExceeded as error:
+        raise RejectedError(f"the database does not take it: {error}") from error
+
+
+class PostgresStore:
+    """Port `Store` on one schema. Opened by `open_postgres`."""
+
+    def __init__(self, config: PostgresConfig, clock: Clock, counters: Counters) -> None:
+        self._config, self._clock, self._counters = config, clock, counters
+        self._writer: Connection | None = None
+        self._reader: Connection | None = None
+        self._write_lock, self._read_lock = asyncio.Lock(), asyncio.Lock()
+        self._series = Series()
+        self._owner = Owner(None, POSTGRES)
+        self.positions = Positions()
+        self.lanes = Lanes(self.positions)
+        self.room = PostgresRoom(config, counters)
+        self._events = PostgresEvents(self)
+        self._has_complained = False
+
+    # ── port ──
+
+    @property
+    def events(self) -> CloudEvents:
+        """The queue's reading side."""
+        return self._events
+
+    async def commit(self, units: Sequence[UnitOfWork]) -> None:
+        """One transaction."""
+        async with self._write_lock:
+            writer = await self._writing()
+            plan = Plan(POSTGRES, self.positions, self._series, self._owner)
+            plan.add(units)
+            if self.room.is_wanted(plan, self.positions):
+                async with self._careful(writer):
+                    moved = await self.room.make(writer, self.positions)
+                plan.positions.first = moved.first[:]
+                plan.positions.cursor = [max(pair) for pair in zip(plan.positions.cursor, moved.cursor, strict=True)]
+                self.room.admit(plan, self.positions)
+            async with self._careful(writer):
+                await self._transact(writer, plan)
+            plan.follow()
+            self._owner, self.positions = plan.owner, plan.positions
+            self.room.written(plan)
+            self.lanes.publish(self.positions.copy())
+            if plan.refused_series:
+                self._complain(plan.refused_series)
+
+    async def load(self) -> Snapshot:
+        """Everything that is kept in memory."""
+        snapshot = Snapshot()
+        for row in await self.fetch(f"SELECT {','.join(tables.DEVICE.columns)} FROM device"):
+            snapshot.devices.append(device_of(_unescaped(row)))
+        for row in await self.fetch(f"SELECT {','.join(tables.PROFILE.columns)} FROM profile"):
+            snapshot.profiles.append(profile_of(_unescaped(row)))
+        for kind, entity_id, scope, key, ts_ms, *value in await self.fetch(
+            "SELECT entity_type, entity_id, scope, key, ts, kind, long_v, dbl_v, str_v FROM attribute"
+        ):
+            attribute = Attribute(ts_ms, decode_columns(*value))
+            snapshot.attributes.append((EntityId(kind, entity_id), scope, unescape(key), attribute))
+        for kind, key, text in await self.fetch("SELECT type, key, json FROM entity"):
+            snapshot.entities.append((kind, unescape(key), decode_json(text)))
+        for name, text in await self.fetch("SELECT name, json FROM setting"):
+            snapshot.settings[unescape(name)] = decode_json(text)
+        for *call, text in await self.fetch(
+            f"SELECT {','.join(tables.RPC.columns)} FROM rpc WHERE state <> 'DONE' ORDER BY expires_time"
+        ):
+            snapshot.open_rpcs.append((call[0], call[1], call[2], call[3], decode_json(text)))
+        return snapshot
+
+    async def latest(self, entity: EntityId) -> Mapping[str, tuple[int, Value]]:
+        """Latest telemetry of one entity."""
+        rows = await self.fetch(
+            "SELECT d.key, l.ts, l.kind, l.long_v, l.dbl_v, l.str_v FROM ts_kv_dictionary d"
+            " JOIN ts_kv_latest l USING (series_id) WHERE d.entity_type = %s AND d.entity_id = %s",
+            (str(entity.type), entity.id),
+        )
+        return {unescape(key): (ts_ms, decode_columns(*value)) for key, ts_ms, *value in rows}
+
+    async def history(
+        self, entity: EntityId, key: str, from_ms: int, to_ms: int, limit: int
+    ) -> Sequence[tuple[int, Value]]:
+        """Oldest first."""
+        series_id = self._series.by_entity.get(entity, {}).get(key)
+        if series_id is None:
+            return []
+        named = {"series": series_id, "from_ms": from_ms, "to_ms": to_ms, "limit": limit}
+        rows = await self.fetch(_HISTORY, {**named, "first": from_ms // SLOT_MS, "last": to_ms // SLOT_MS})
+        return [(ts_ms, decode_columns(*value)) for ts_ms, *value in rows]
+
+    async def maintain(self) -> None:
+        """Old history, old confirmed events, finished calls; the server's own vacuum gives space back."""
+        await self._events.purge(self._config.keep_deployed)
+        now_ms = self._clock.now_ms()
+        oldest_slot = (now_ms - self._config.history_days * 86_400_000) // SLOT_MS
+        while await self._drop_history(oldest_slot):
+            pass
+        async with self._write_lock:
+            writer = await self._writing()
+            async with self._careful(writer):
+                await writer.execute(
+                    "DELETE FROM rpc WHERE state = 'DONE' AND expires_time < %s", (now_ms - 86_400_000,)
+                )
+                await self.room.measure(writer)
+
+    async def close(self) -> None:
+        """Closes both connections."""
+        for connection in (self._reader, self._writer):
+            if connection is not None:
+                await connection.close()
+
+    # ── for the queue's reading side ──
+
+    async def fetch(self, statement: str, values: Any = ()) -> list[tuple[Any, ...]]:
+        """Rows, by the reading connection; a lost one is made anew once."""
+        async with self._read_lock:
+            for is_last in (False, True):
+                try:
+                    with translated():
+                        if self._reader is None or self._reader.closed:
+                            self._reader = await self._connect()
+                        cursor = await self._reader.execute(statement, values)
+                        return await cursor.fetchall()
+                except TransientError:
+                    if self._reader is not None:
+                        await self._reader.close()
+                        self._reader = None
+                    if is_last:
+                        raise
+            return []
+
+    async def purge_some(self, lane: int, up_to: int) -> int:
+        """One range of confirmed events; how many went."""
+        async with self._write_lock:
+            writer = await self._writing()
+            async with self._careful(writer):
+                count = await self.room.drop_deployed(writer, self.positions, lane, up_to)
+            self.lanes.publish(self.positions.copy())
+            return count
+
+    # ── writing ──
+
+    async def open(self) -> None:
+        """Connect both ways.
+
+        Raises:
+            RefusedError: Another gateway uses the schema; TransientError: the server does not answer.
+        """
+        try:
+            async with asyncio.timeout(LOCK_WAIT_S):
+                while True:
+                    try:
+                        await self._writing()
+                        break
+                    except _SchemaInUse:
+                        await asyncio.sleep(0.2)
+        except TimeoutError:
+            raise RefusedError(
+                f"schema {self._config.schema_name!r} is in use by another gateway; give this one its own"
+                " store.schema_name"
+            ) from None
+        with translated():
+            self._reader = await self._connect()
+
+    async def _drop_history(self, before_slot: int) -> int:
+        async with self._write_lock:
+            writer = await self._writing()
+            async with self._careful(writer):
+                return await self.room.drop_history(writer, before_slot)
+
+    async def _writing(self) -> Connection:
+        """The writing connection; a new one takes the lock, brings the schema up to date, reads positions."""
+        if self._writer is not None and not self._writer.closed:
+            return self._writer
+        with translated():
+            writer = await self._connect()
+            try:
+                cursor = await writer.execute(
+                    "SELECT pg_try_advisory_lock(hashtextextended(%s, 7406))", (self._config.schema_name,)
+                )
+                row = await cursor.fetchone()
+                if row is None or not row[0]:
+                    raise _SchemaInUse(f"schema {self._config.schema_name!r} is in use by another gateway")
+                await self._migrate(writer)
+                await self._read_state(writer)
+                await self.room.measure(writer)
+            except BaseException:
+                await writer.close()
+                raise
+        self._writer = writer
+        self.lanes.publish(self.positions.copy())
+        return writer
+
+    async def _connect(self) -> Connection:
+        schema = self._config.schema_name
+        connection = await psycopg.AsyncConnection.connect(
+            self._config.url.get_secret_value(),
+            autocommit=True,
+            prepare_threshold=2,
+            connect_timeout=5,
+            options=f"-c search_path={schema} -c synchronous_commit=on -c client_min_messages=warning",
+            application_name="edge-gateway",
+        )
+        connection.prepared_max = 200
+        return connection
+
+    @contextlib.asynccontextmanager
+    async def _careful(self, writer: Connection) -> AsyncIterator[None]:
+        """When anything but a refusal ends the block, the connection goes, and with it every assumption."""
+        try:
+            with translated():
+                yield
+        except RejectedError:
+            raise
+        except BaseException:
+            self._writer = None
+            with contextlib.suppress(psycopg.Error, OSError):
+                await writer.close()
+            raise
+
+    async def _transact(self, writer: Connection, plan: Plan) -> None:
+        async with writer.transaction(), writer.cursor() as cursor:
+            for entity in plan.wiped:
+                for statement in _WIPE:
+                    await cursor.execute(statement, (str(entity.type), entity.id))
+            for table, key in plan.deletions():
+                await cursor.execute(delete_sql(table, "%s"), key)
+            for table, rows in plan.rows():
+                if table is POSTGRES.history and len(rows) > 1:
+                    rows = list({row[:3]: row for row in rows}.values())
+                await self._insert(cursor, table, rows)
+            if plan.parks:
+                await cursor.execute("SELECT count(*) FROM cloud_event_parked")
+                row = await cursor.fetchone()
+                plan.positions.parked = row[0] if row else 0
+
+    async def _insert(
+        self, cursor: psycopg.AsyncCursor[tuple[Any, ...]], table: Table, rows: Sequence[tuple[Any, ...]]
+    ) -> None:
+        if len(rows) >= COPY_FROM and table in _TYPES:
+            await self._copy(cursor, table, rows)
+            return
+        done, size = 0, LARGEST_STATEMENT
+        while done < len(rows):
+            while size > len(rows) - done:
+                size >>= 1
+            parameters = [column for row in rows[done : done + size] for column in row]
+            await cursor.execute(insert_sql(table, size, "%s"), parameters)
+            done += size
+
+    async def _copy(
+        self, cursor: psycopg.AsyncCursor[tuple[Any, ...]], table: Table, rows: Sequence[tuple[Any, ...]]
+    ) -> None:
+        """Straight in when rows are only appended, else by way of a temporary table."""
+        into, columns = table.name, ",".join(table.columns)
+        if table.key:
+            into = f"incoming_{table.name}"
+            await cursor.execute(
+                f"CREATE TEMPORARY TABLE IF NOT EXISTS {into} ON COMMIT DELETE ROWS AS"
+                f" SELECT {columns} FROM {table.name} WITH NO DATA"
+            )
+        async with cursor.copy(f"COPY {into} ({columns}) FROM STDIN (FORMAT BINARY)") as copy:
+            copy.set_types(_TYPES[table])
+            for row in rows:
+                await copy.write_row(row)
+        if table.key:
+            await cursor.execute(
+                f"INSERT INTO {table.name} ({columns}) SELECT {columns} FROM {into}{tables.on_conflict(table)}"
+            )
+
+    async def _migrate(self, writer: Connection) -> None:
+        schema = sql.Identifier(self._config.schema_name)
+        cursor = await writer.execute("SELECT 1 FROM pg_namespace WHERE nspname = %s", (self._config.schema_name,))
+        if await cursor.fetchone() is None:
+            await writer.execute(sql.SQL("CREATE SCHEMA IF NOT EXISTS {}").format(schema))
+        await writer.execute("CREATE TABLE IF NOT EXISTS schema_version (version integer PRIMARY KEY)")
+        found = await (await writer.execute("SELECT coalesce(max(version), 0) FROM schema_version")).fetchone()
+        version = found[0] if found else 0
+        known = migrations("postgres")
+        if version > known[-1][0]:
+            raise ConfigError("store.url", f"schema written by a newer gateway ({version}, known here: {known[-1][0]})")
+        for number, text in known:
+            if number > version:
+                async with writer.transaction():
+                    await writer.execute(text)
+                    await writer.execute("INSERT INTO schema_version VALUES (%s)", (number,))
+
+    async def _read_state(self, writer: Connection) -> None:
+        async def fetch(statement: str, values: Any = ()) -> list[tuple[Any, ...]]:
+            return await (await writer.execute(statement, values)).fetchall()
+
+        found = Positions()
+        for lane, seq_id in await fetch("SELECT lane, seq_id FROM cloud_event_cursor"):
+            found.cursor[lane] = seq_id
+        for lane in (0, 1):
+            ((low, high),) = await fetch("SELECT min(seq_id), max(seq_id) FROM cloud_event WHERE lane = %s", (lane,))
+            found.last[lane] = max(high or 0, found.cursor[lane])
+            found.first[lane] = found.last[lane] + 1 if low is None else low
+        ((found.parked,),) = await fetch("SELECT count(*) FROM cloud_event_parked")
+        setting = await fetch("SELECT json FROM setting WHERE name = 'edge_identity'")
+        series = Series()
+        for number, kind, entity_id, key in await fetch(
+            "SELECT series_id, entity_type, entity_id, key FROM ts_kv_dictionary"
+        ):
+            series.put(EntityId(kind, entity_id), unescape(key), number)
+        highest = await fetch("SELECT value FROM sequence WHERE name = 'series'")
+        series.last_id = max(series.last_id, highest[0][0] if highest else 0)
+        self._owner = identity_of(setting[0][0] if setting else None, POSTGRES)
+        self.positions, self._series = found, series
+
+    def _complain(self, count: int) -> None:
+        self._counters.add("store.series_refused", count)
+        if not self._has_complained:
+            self._has_complained = True
+            log.warning("store: too many telemetry keys: new ones are not kept locally (store.series_refused)")
+
+
+class _SchemaInUse(TransientError):
+    """The advisory lock is held."""
+
+
+_TYPED: Final = ("int2", "int8", "float8", "text")
+_TYPES: Final[Mapping[Table, Sequence[str]]] = {
+    tables.EVENT: ("int2", "int8", "uuid", "int8", "uuid", "uuid", "text", "uuid", "text", "text"),
+    POSTGRES.history: ("int8", "int8", "int8", *_TYPED),
+    POSTGRES.latest: ("int8", "int8", *_TYPED),
+}
+
+
+def _unescaped(row: tuple[Any, ...]) -> tuple[Any, ...]:
+    return tuple(unescape(column) if isinstance(column, str) else column for column in row)
+
+
+@contextlib.asynccontextmanager
+async def open_postgres(config: PostgresConfig, clock: Clock, counters: Counters) -> AsyncIterator[PostgresStore]:
+    """The store on its schema; closed at the end of the block.
+
+    Raises:
+        ConfigError: Made by a newer gateway; RefusedError: in use; TransientError: no answer.
+    """
+    store = PostgresStore(config, clock, counters)
+    try:
+        await store.open()
+        yield store
+    finally:
+        await store.close()

@@ -1,0 +1,161 @@
+"""Room on the server: an estimate of what is kept, what goes when it is full, and in which order."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any, Final
+
+import psycopg
+
+from gateway.config import PostgresStore as PostgresConfig
+from gateway.domain.cloud_event import Lane, WhenFull
+from gateway.store.full import HARD_LIMIT, ROOM, ROUND_ROWS, StoreFullError
+from gateway.store.lanes import Positions
+from gateway.store.plan import Plan
+from gateway.supervise import Counters
+
+log = logging.getLogger(__name__)
+Connection = psycopg.AsyncConnection[tuple[Any, ...]]
+
+MOST_ROUNDS: Final = 8
+EVENT_BYTES, HISTORY_BYTES = 250, 110
+"""What a row costs beside its body, its part of the index included. Deleted rows are not counted: their space
+is used again, though the files do not shrink."""
+
+
+class PostgresRoom:
+    """Counts rows and bytes itself: the size of the files says nothing about what is kept in them.
+
+    What goes, in this order: confirmed events, oldest first; local history, oldest first; and only with
+    `drop_oldest`, pending telemetry events, oldest first.
+    """
+
+    def __init__(self, config: PostgresConfig, counters: Counters) -> None:
+        self._config, self._counters = config, counters
+        self._body_bytes = 100.0
+        self._history_rows = 0
+        self._drop_from = 0
+        self._is_dropping = False
+
+    def used_bytes(self, positions: Positions) -> int:
+        """About; from memory."""
+        events = sum(positions.last[lane] - positions.first[lane] + 1 for lane in (0, 1))
+        return int(events * (EVENT_BYTES + self._body_bytes)) + max(0, self._history_rows) * HISTORY_BYTES
+
+    def written(self, plan: Plan) -> None:
+        """A plan is committed."""
+        self._history_rows += len(plan.history)
+        if plan.events:
+            mean = sum(len(row[9] or "") for row in plan.events) / len(plan.events)
+            weight = min(0.5, len(plan.events) / 5_000)
+            self._body_bytes += (mean - self._body_bytes) * weight
+
+    async def measure(self, connection: Connection) -> None:
+        """Ask the server: the mean of the newest bodies, and its estimate of the rows of history."""
+        row = await _one(
+            connection,
+            "SELECT coalesce(avg(octet_length(entity_body)), 100)::float8 FROM"
+            " (SELECT entity_body FROM cloud_event WHERE lane = 0 ORDER BY seq_id DESC LIMIT 1000) e",
+        )
+        self._body_bytes = row[0]
+        row = await _one(connection, "SELECT reltuples::bigint FROM pg_class WHERE oid = 'ts_kv'::regclass")
+        if row[0] > self._history_rows:
+            self._history_rows = row[0]
+
+    def is_wanted(self, plan: Plan, positions: Positions) -> bool:
+        """The limit is reached and the plan adds."""
+        return bool(plan.is_bulk or plan.events) and self.used_bytes(positions) >= self._config.max_bytes
+
+    def admit(self, plan: Plan, positions: Positions) -> None:
+        """After `make`.
+
+        Raises:
+            StoreFullError: There is no room.
+        """
+        used, limit = self.used_bytes(positions), self._config.max_bytes
+        if used >= limit * HARD_LIMIT:
+            raise StoreFullError(f"store is full (about {used} of {limit} bytes)", is_hard=True)
+        if used >= limit and plan.is_bulk:
+            raise StoreFullError(f"store is full (about {used} of {limit} bytes); telemetry waits")
+
+    async def make(self, connection: Connection, positions: Positions) -> Positions:
+        """Delete in ranges; the positions, as they are then."""
+        goal = self._config.max_bytes * ROOM
+        for _ in range(MOST_ROUNDS):
+            if self.used_bytes(positions) < goal:
+                break
+            gone = await self.drop_deployed(connection, positions, Lane.MAIN, positions.cursor[Lane.MAIN])
+            gone = gone or await self.drop_deployed(connection, positions, Lane.EXPRESS, positions.cursor[Lane.EXPRESS])
+            if not gone:
+                gone = await self.drop_history(connection, None)
+                self._counters.add("store.dropped_history", gone)
+            if not gone and self._config.when_full is WhenFull.DROP_OLDEST:
+                gone = await self._drop_pending(connection, positions)
+            if not gone:
+                break
+        return positions
+
+    async def drop_deployed(self, connection: Connection, positions: Positions, lane: int, up_to: int) -> int:
+        """One range of confirmed events, up to and including `up_to`; how many went."""
+        first = positions.first[lane]
+        end = min(up_to, positions.cursor[lane], first + ROUND_ROWS - 1)
+        if end < first:
+            return 0
+        cursor = await connection.execute(
+            "DELETE FROM cloud_event WHERE lane = %s AND seq_id BETWEEN %s AND %s", (int(lane), first, end)
+        )
+        positions.first[lane] = end + 1
+        return cursor.rowcount
+
+    async def drop_history(self, connection: Connection, before_slot: int | None) -> int:
+        """One range of the oldest history, of slots before the given one; how many rows went."""
+        cursor = await connection.execute(
+            "SELECT slot, series_id, ts FROM ts_kv ORDER BY slot, series_id, ts LIMIT 1 OFFSET %s", (ROUND_ROWS,)
+        )
+        row = await cursor.fetchone()
+        if row is None or (before_slot is not None and row[0] >= before_slot):
+            bound = (1 << 62) if before_slot is None else before_slot
+            cursor = await connection.execute("DELETE FROM ts_kv WHERE slot < %s", (bound,))
+        else:
+            cursor = await connection.execute("DELETE FROM ts_kv WHERE (slot, series_id, ts) < (%s, %s, %s)", row)
+        self._history_rows = max(0, self._history_rows - cursor.rowcount)
+        if cursor.rowcount == 0:
+            self._history_rows = 0 if before_slot is None else self._history_rows
+        return cursor.rowcount
+
+    async def _drop_pending(self, connection: Connection, positions: Positions) -> int:
+        if not self._is_dropping:
+            self._is_dropping = True
+            log.warning("store: full, the oldest telemetry is dropped (counted in store.dropped_events)")
+        start = max(self._drop_from, positions.cursor[Lane.MAIN] + 1)
+        gone = 0
+        while not gone and start < positions.last[Lane.MAIN]:
+            end = min(start + ROUND_ROWS, positions.last[Lane.MAIN])
+            cursor = await connection.execute(
+                "DELETE FROM cloud_event WHERE lane = 0 AND seq_id >= %s AND seq_id < %s"
+                " AND cloud_event_action = 'TIMESERIES_UPDATED'",
+                (start, end),
+            )
+            gone = cursor.rowcount
+            start = self._drop_from = end
+        self._counters.add("store.dropped_events", gone)
+        (lowest,) = await _one(
+            connection,
+            "SELECT min(seq_id) FROM cloud_event WHERE lane = 0 AND seq_id > %s",
+            (positions.cursor[Lane.MAIN],),
+        )
+        if lowest is not None and lowest - 1 > positions.cursor[Lane.MAIN]:
+            # Everything up to here is gone: the cursor need not count it as waiting.
+            await connection.execute(
+                "INSERT INTO cloud_event_cursor (lane, seq_id) VALUES (0, %s)"
+                " ON CONFLICT (lane) DO UPDATE SET seq_id = excluded.seq_id",
+                (lowest - 1,),
+            )
+            positions.cursor[Lane.MAIN] = lowest - 1
+            positions.first[Lane.MAIN] = max(positions.first[Lane.MAIN], lowest)
+        return gone
+
+
+async def _one(connection: Connection, statement: Any, values: Any = ()) -> tuple[Any, ...]:
+    row = await (await connection.execute(statement, values)).fetchone()
+    return row or (None,)

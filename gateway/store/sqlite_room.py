@@ -1,0 +1,146 @@
+"""Room in the file: how much is used, what goes when it is full, and in which order."""
+
+from __future__ import annotations
+
+import logging
+import sqlite3
+from typing import Final
+
+from gateway.config import SqliteStore as SqliteConfig
+from gateway.domain.cloud_event import Lane, WhenFull
+from gateway.errors import TransientError
+from gateway.store.full import HARD_LIMIT, ROOM, ROUND_ROWS, StoreFullError
+from gateway.store.lanes import Positions
+from gateway.store.plan import Plan
+from gateway.supervise import Counters
+
+log = logging.getLogger(__name__)
+
+MOST_ROUNDS: Final = 8
+"""Rounds of deletions in front of one commit; what is still missing is left to the next try."""
+
+
+class SqliteRoom:
+    """Everything here runs in the writing thread, outside of a transaction.
+
+    What goes, in this order: confirmed events, oldest first; local history, oldest first; and only with
+    `drop_oldest`, pending telemetry events, oldest first.
+    """
+
+    def __init__(self, config: SqliteConfig, connection: sqlite3.Connection, counters: Counters) -> None:
+        self._config, self._counters = config, counters
+        self._execute = connection.execute
+        (self._page_bytes,) = self._execute("PRAGMA page_size").fetchone()
+        self._measure_every = min(1 << 20, max(4096, config.max_bytes // 256))
+        self._unmeasured = self._measure_every
+        self._used = 0
+        self._drop_from = 0
+        self._is_dropping = False
+
+    def used_bytes(self) -> int:
+        """Pages in use, those still in the write-ahead log included."""
+        (pages,) = self._execute("PRAGMA page_count").fetchone()
+        (free,) = self._execute("PRAGMA freelist_count").fetchone()
+        self._used = (pages - free) * self._page_bytes
+        self._unmeasured = 0
+        return self._used
+
+    def written(self, size_bytes: int) -> None:
+        """About so much was added."""
+        self._unmeasured += size_bytes
+
+    def admit(self, plan: Plan, positions: Positions) -> Positions | None:
+        """Make room for a plan that adds. Returns the positions when they moved.
+
+        Raises:
+            StoreFullError: There is none.
+        """
+        limit = self._config.max_bytes
+        if not (plan.is_bulk or plan.events):
+            return None
+        if self._used < limit and self._unmeasured < self._measure_every:
+            return None
+        if self.used_bytes() < limit:
+            return None
+        self._make_room(positions)
+        if self._used >= limit * HARD_LIMIT:
+            raise StoreFullError(f"store is full ({self._used} of {limit} bytes)", is_hard=True)
+        if self._used >= limit and plan.is_bulk:
+            raise StoreFullError(f"store is full ({self._used} of {limit} bytes); telemetry waits")
+        return positions
+
+    def disk_full(self, error: TransientError, plan: Plan) -> TransientError:
+        """The disk itself is full: as if the hard limit were reached, for plans that add."""
+        cause = error.__cause__
+        code = getattr(cause, "sqlite_errorcode", None)
+        if code is not None and code & 0xFF == sqlite3.SQLITE_FULL and (plan.is_bulk or plan.events):
+            return StoreFullError(f"disk is full: {error}", is_hard=True)
+        return error
+
+    def drop_deployed(self, positions: Positions, lane: int, up_to: int) -> int:
+        """One range of confirmed events, up to and including `up_to`; how many went."""
+        first = positions.first[lane]
+        end = min(up_to, positions.cursor[lane], first + ROUND_ROWS - 1)
+        if end < first:
+            return 0
+        count = self._execute(
+            "DELETE FROM cloud_event WHERE lane = ? AND seq_id BETWEEN ? AND ?", (lane, first, end)
+        ).rowcount
+        positions.first[lane] = end + 1
+        return count
+
+    def drop_history(self, before_slot: int | None) -> int:
+        """One range of the oldest history, of slots before the given one; how many rows went."""
+        row = self._execute(
+            "SELECT slot, series_id, ts FROM ts_kv ORDER BY slot, series_id, ts LIMIT 1 OFFSET ?", (ROUND_ROWS,)
+        ).fetchone()
+        if row is None or (before_slot is not None and row[0] >= before_slot):
+            bound = (1 << 62) if before_slot is None else before_slot
+            return self._execute("DELETE FROM ts_kv WHERE slot < ?", (bound,)).rowcount
+        return self._execute("DELETE FROM ts_kv WHERE (slot, series_id, ts) < (?, ?, ?)", row).rowcount
+
+    def _make_room(self, positions: Positions) -> None:
+        goal = self._config.max_bytes * ROOM
+        for _ in range(MOST_ROUNDS):
+            if self.used_bytes() < goal:
+                return
+            count = self.drop_deployed(positions, Lane.MAIN, positions.cursor[Lane.MAIN])
+            count = count or self.drop_deployed(positions, Lane.EXPRESS, positions.cursor[Lane.EXPRESS])
+            if not count:
+                count = self.drop_history(None)
+                self._counters.add("store.dropped_history", count)
+            if not count and self._config.when_full is WhenFull.DROP_OLDEST:
+                count = self._drop_pending(positions)
+            if not count:
+                break
+        self.used_bytes()
+
+    def _drop_pending(self, positions: Positions) -> int:
+        """One range of pending telemetry of the main lane; the last event stays, it holds the place of its number."""
+        if not self._is_dropping:
+            self._is_dropping = True
+            log.warning("store: full, the oldest telemetry is dropped (counted in store.dropped_events)")
+        start = max(self._drop_from, positions.cursor[Lane.MAIN] + 1)
+        count = 0
+        while not count and start < positions.last[Lane.MAIN]:
+            end = min(start + ROUND_ROWS, positions.last[Lane.MAIN])
+            count = self._execute(
+                "DELETE FROM cloud_event WHERE lane = 0 AND seq_id >= ? AND seq_id < ?"
+                " AND cloud_event_action = 'TIMESERIES_UPDATED'",
+                (start, end),
+            ).rowcount
+            start = self._drop_from = end
+        self._counters.add("store.dropped_events", count)
+        (lowest,) = self._execute(
+            "SELECT min(seq_id) FROM cloud_event WHERE lane = 0 AND seq_id > ?", (positions.cursor[Lane.MAIN],)
+        ).fetchone()
+        if lowest is not None and lowest - 1 > positions.cursor[Lane.MAIN]:
+            # Everything up to here is gone: the cursor need not count it as waiting.
+            self._execute(
+                "INSERT INTO cloud_event_cursor (lane, seq_id) VALUES (0, ?1)"
+                " ON CONFLICT (lane) DO UPDATE SET seq_id = ?1",
+                (lowest - 1,),
+            )
+            positions.cursor[Lane.MAIN] = lowest - 1
+            positions.first[Lane.MAIN] = max(positions.first[Lane.MAIN], lowest)
+        return count

@@ -1,0 +1,91 @@
+"""The tables as values, so that both databases are written by the same few statements."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+from typing import Final
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """`key` empty: rows are only appended. `guard` limits when an existing row is replaced."""
+
+    name: str
+    columns: tuple[str, ...]
+    key: tuple[str, ...] = ()
+    guard: str = ""
+
+
+DEVICE: Final = Table(
+    "device",
+    (
+        "id", "name", "type", "profile_id", "label", "created_time", "local_name", "is_gateway", "origin",
+        "credentials_type", "credentials_id", "credentials_value", "json",
+    ),
+    ("id",),
+)  # fmt: skip
+PROFILE: Final = Table("profile", ("id", "name", "origin", "is_default", "default_rule_chain_id", "json"), ("id",))
+ENTITY: Final = Table("entity", ("type", "key", "json"), ("type", "key"))
+SETTING: Final = Table("setting", ("name", "json"), ("name",))
+RPC: Final = Table("rpc", ("request_uuid", "device_id", "state", "expires_time", "request"), ("request_uuid",))
+SERIES: Final = Table("ts_kv_dictionary", ("series_id", "entity_type", "entity_id", "key"))
+SEQUENCE: Final = Table("sequence", ("name", "value"), ("name",))
+CURSOR: Final = Table("cloud_event_cursor", ("lane", "seq_id"), ("lane",))
+EVENT: Final = Table(
+    "cloud_event",
+    (
+        "lane", "seq_id", "id", "created_time", "tenant_id", "edge_id", "cloud_event_type", "entity_id",
+        "cloud_event_action", "entity_body",
+    ),
+)  # fmt: skip
+PARKED: Final = Table(
+    "cloud_event_parked",
+    (
+        "lane", "seq_id", "id", "created_time", "cloud_event_type", "entity_id", "cloud_event_action",
+        "entity_body", "reason", "tries", "parked_time",
+    ),
+    ("lane", "seq_id"),
+)  # fmt: skip
+
+
+def _valued(name: str, key: tuple[str, ...], others: tuple[str, ...], value: tuple[str, ...], guard: str = "") -> Table:
+    return Table(name, (*key, *others, "kind", *value), key, guard)
+
+
+def attribute_table(value: tuple[str, ...]) -> Table:
+    """Attributes; `value` names the columns of the typed value."""
+    return _valued("attribute", ("entity_type", "entity_id", "scope", "key"), ("ts",), value)
+
+
+def latest_table(value: tuple[str, ...]) -> Table:
+    """Latest telemetry: replaced only by one not older."""
+    return _valued("ts_kv_latest", ("series_id",), ("ts",), value, "excluded.ts >= ts_kv_latest.ts")
+
+
+def history_table(value: tuple[str, ...]) -> Table:
+    """Telemetry history."""
+    return _valued("ts_kv", ("slot", "series_id", "ts"), (), value)
+
+
+@cache
+def insert_sql(table: Table, rows: int, mark: str) -> str:
+    """`rows` rows in one statement; existing ones are replaced. `mark` is the place-holder of the driver."""
+    row = "(" + ",".join([mark] * len(table.columns)) + ")"
+    return f"INSERT INTO {table.name} ({','.join(table.columns)}) VALUES {','.join([row] * rows)}{on_conflict(table)}"
+
+
+@cache
+def on_conflict(table: Table) -> str:
+    """What happens to a row that exists."""
+    if not table.key:
+        return ""
+    others = [f"{column}=excluded.{column}" for column in table.columns if column not in table.key]
+    guard = f" WHERE {table.guard}" if table.guard else ""
+    return f" ON CONFLICT ({','.join(table.key)}) DO UPDATE SET {','.join(others)}{guard}"
+
+
+@cache
+def delete_sql(table: Table, mark: str) -> str:
+    """One row by its key."""
+    return f"DELETE FROM {table.name} WHERE {' AND '.join(f'{column}={mark}' for column in table.key)}"
