@@ -111,12 +111,12 @@ class PostgresStore:
             writer = await self._writing()
             plan = Plan(POSTGRES, self.positions, self._series, self._owner)
             plan.add(units)
-            if self.room.is_wanted(plan, self.positions):
+            if self.room.is_wanted(plan):
                 async with self._careful(writer):
                     moved = await self.room.make(writer, self.positions)
                 plan.positions.first = moved.first[:]
                 plan.positions.cursor = [max(pair) for pair in zip(plan.positions.cursor, moved.cursor, strict=True)]
-                self.room.admit(plan, self.positions)
+                self.room.admit(plan)
             async with self._careful(writer):
                 await self._transact(writer, plan)
             plan.follow()
@@ -263,7 +263,7 @@ class PostgresStore:
                     raise _SchemaInUse(f"schema {self._config.schema_name!r} is in use by another gateway")
                 await self._migrate(writer)
                 await self._read_state(writer)
-                await self.room.measure(writer)
+                await self.room.count(writer)
             except BaseException:
                 await writer.close()
                 raise

@@ -33,22 +33,28 @@ class PostgresRoom:
     def __init__(self, config: PostgresConfig, counters: Counters) -> None:
         self._config, self._counters = config, counters
         self._body_bytes = 100.0
-        self._history_rows = 0
+        self._history_rows = self._event_rows = 0
         self._drop_from = 0
         self._is_dropping = False
 
-    def used_bytes(self, positions: Positions) -> int:
+    def used_bytes(self) -> int:
         """About; from memory."""
-        events = sum(positions.last[lane] - positions.first[lane] + 1 for lane in (0, 1))
-        return int(events * (EVENT_BYTES + self._body_bytes)) + max(0, self._history_rows) * HISTORY_BYTES
+        events = max(0, self._event_rows) * (EVENT_BYTES + self._body_bytes)
+        return int(events) + max(0, self._history_rows) * HISTORY_BYTES
 
     def written(self, plan: Plan) -> None:
         """A plan is committed."""
         self._history_rows += len(plan.history)
+        self._event_rows += len(plan.events)
         if plan.events:
             mean = sum(len(row[9] or "") for row in plan.events) / len(plan.events)
             weight = min(0.5, len(plan.events) / 5_000)
             self._body_bytes += (mean - self._body_bytes) * weight
+
+    async def count(self, connection: Connection) -> None:
+        """Once for each connection: dropped events leave gaps, so positions do not tell how many there are."""
+        (self._event_rows,) = await _one(connection, "SELECT count(*) FROM cloud_event")
+        await self.measure(connection)
 
     async def measure(self, connection: Connection) -> None:
         """Ask the server: the mean of the newest bodies, and its estimate of the rows of history."""
@@ -62,17 +68,17 @@ class PostgresRoom:
         if row[0] > self._history_rows:
             self._history_rows = row[0]
 
-    def is_wanted(self, plan: Plan, positions: Positions) -> bool:
+    def is_wanted(self, plan: Plan) -> bool:
         """The limit is reached and the plan adds."""
-        return bool(plan.is_bulk or plan.events) and self.used_bytes(positions) >= self._config.max_bytes
+        return bool(plan.is_bulk or plan.events) and self.used_bytes() >= self._config.max_bytes
 
-    def admit(self, plan: Plan, positions: Positions) -> None:
+    def admit(self, plan: Plan) -> None:
         """After `make`.
 
         Raises:
             StoreFullError: There is no room.
         """
-        used, limit = self.used_bytes(positions), self._config.max_bytes
+        used, limit = self.used_bytes(), self._config.max_bytes
         if used >= limit * HARD_LIMIT:
             raise StoreFullError(f"store is full (about {used} of {limit} bytes)", is_hard=True)
         if used >= limit and plan.is_bulk:
@@ -82,7 +88,7 @@ class PostgresRoom:
         """Delete in ranges; the positions, as they are then."""
         goal = self._config.max_bytes * ROOM
         for _ in range(MOST_ROUNDS):
-            if self.used_bytes(positions) < goal:
+            if self.used_bytes() < goal:
                 break
             gone = await self.drop_deployed(connection, positions, Lane.MAIN, positions.cursor[Lane.MAIN])
             gone = gone or await self.drop_deployed(connection, positions, Lane.EXPRESS, positions.cursor[Lane.EXPRESS])
@@ -105,6 +111,7 @@ class PostgresRoom:
             "DELETE FROM cloud_event WHERE lane = %s AND seq_id BETWEEN %s AND %s", (int(lane), first, end)
         )
         positions.first[lane] = end + 1
+        self._event_rows -= cursor.rowcount
         return cursor.rowcount
 
     async def drop_history(self, connection: Connection, before_slot: int | None) -> int:
@@ -138,6 +145,7 @@ class PostgresRoom:
             )
             gone = cursor.rowcount
             start = self._drop_from = end
+        self._event_rows -= gone
         self._counters.add("store.dropped_events", gone)
         (lowest,) = await _one(
             connection,
