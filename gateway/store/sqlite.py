@@ -1,11 +1,12 @@
 """SQLite: one file, one writing thread, one reading thread.
 
-Rows go in through statements of up to 1,024 rows, and come out as one JSON text: the driver gives up the
+Rows go in through one statement for each table, and come out as one JSON text: the driver gives up the
 interpreter's lock at every step of a statement, and beside a busy event loop it gets it back milliseconds later.
 """
 
 from __future__ import annotations
 
+import bisect
 import contextlib
 import logging
 import os
@@ -28,7 +29,7 @@ from gateway.store.plan import SLOT_MS, SQLITE, Owner, Plan, identity_of
 from gateway.store.series import Series
 from gateway.store.sqlite_events import SqliteEvents
 from gateway.store.sqlite_room import SqliteRoom
-from gateway.store.tables import Table, delete_sql, insert_sql
+from gateway.store.tables import Table, delete_sql, insert_sql, padded_insert_sql
 from gateway.store.values import decode_json, decode_value, device_of, profile_of
 from gateway.store.worker import Worker
 from gateway.supervise import Counters
@@ -36,7 +37,8 @@ from gateway.supervise import Counters
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 
-LARGEST_STATEMENT: Final = 1_024
+SIZES: Final = tuple(sorted({rows << shift for rows in (2, 3) for shift in range(11)} - {3_072}))
+"""Rows of one statement: few sizes, so that they stay prepared; 2,048 rows stay below SQLite's 32,766 parameters."""
 _ALL: Final = {
     "device": f"SELECT {','.join(tables.DEVICE.columns)} FROM device",
     "profile": f"SELECT {','.join(tables.PROFILE.columns)} FROM profile",
@@ -184,17 +186,16 @@ class SqliteStore:
             raise
 
     def _insert(self, table: Table, rows: Sequence[tuple[Any, ...]]) -> None:
-        """In statements of 1,024, 512, 256 … rows: few steps, and few different statements to keep prepared."""
-        done, size, count = 0, LARGEST_STATEMENT, len(rows)
-        while done < count:
-            while size > count - done:
-                size >>= 1
-            if size == 1:
-                parameters: Sequence[Any] = rows[done]
-            else:
-                parameters = [column for row in rows[done : done + size] for column in row]
-            self._write.execute(insert_sql(table, size, "?"), parameters)
-            done += size
+        """In one statement if possible: of the next prepared size, filled up with empty rows that it leaves out."""
+        if len(rows) == 1:
+            self._write.execute(insert_sql(table, 1, "?"), rows[0])
+            return
+        for start in range(0, len(rows), SIZES[-1]):
+            part = rows[start : start + SIZES[-1]]
+            size = SIZES[bisect.bisect_left(SIZES, len(part))]
+            parameters = [column for row in part for column in row]
+            parameters += [None] * ((size - len(part)) * len(table.columns))
+            self._write.execute(padded_insert_sql(table, size), parameters)
 
     def _purge_some(self, lane: Lane, up_to: int) -> tuple[int, Positions]:
         """One range of confirmed events, up to `up_to` itself."""

@@ -76,6 +76,16 @@ def insert_sql(table: Table, rows: int, mark: str) -> str:
 
 
 @cache
+def padded_insert_sql(table: Table, rows: int) -> str:
+    """SQLite: like `insert_sql`, but rows that begin with NULL are left out (no first column here may be NULL)."""
+    row = "(" + ",".join("?" * len(table.columns)) + ")"
+    return (
+        f"INSERT INTO {table.name} ({','.join(table.columns)}) SELECT * FROM (VALUES {','.join([row] * rows)})"
+        f" WHERE column1 IS NOT NULL{on_conflict(table)}"
+    )
+
+
+@cache
 def on_conflict(table: Table) -> str:
     """What happens to a row that exists."""
     if not table.key:
