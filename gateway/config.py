@@ -114,6 +114,12 @@ class CloudConfig(Settings):
     ssl_enabled: bool = False
     ssl_cert: Path | None = Field(None, description="PEM of the CA or of the server; default: the system's.")
     ssl_server_name: str | None = Field(None, description="Expect this name in the certificate.")
+    ssl_client_cert: Path | None = Field(None, description="PEM of our own certificate, where a proxy in front asks.")
+    ssl_client_key: Path | None = None
+    proxy_host: str | None = Field(None, description="HTTP CONNECT proxy.")
+    proxy_port: Port = 3128
+    proxy_user: str | None = None
+    proxy_password: SecretStr | None = None
     edge_version: Literal["3.7.0", "4.0.0", "4.2.0", "4.3.0"] = Field(
         "3.7.0",
         description="The release announced: the highest that the server knows. 3.7.0 is known by all.",
@@ -132,6 +138,10 @@ class CloudConfig(Settings):
         description="Longest wait for a fuller batch while answers are outstanding; an idle link sends at once.",
     )
     window: PositiveInt = Field(16, description="Uplink messages in flight.")
+    drain: Literal["oldest_first", "live_first"] = Field(
+        "oldest_first", description="live_first: after an outage new telemetry overtakes the backlog, which follows."
+    )
+    stats_interval_s: NonNegativeInt = Field(60, description="Report uplinkMsgs… statistics of the EDGE; 0: never.")
     retry_interval_ms: PositiveInt = 3000
     max_retries: PositiveInt = Field(10, description="Refusals of one event before it is parked.")
 
@@ -139,6 +149,8 @@ class CloudConfig(Settings):
     def _both_or_none(self) -> CloudConfig:
         if self.reconnect_max_ms < self.reconnect_ms:
             raise ValueError("reconnect_max_ms must not be below reconnect_ms")
+        if (self.ssl_client_cert is None) != (self.ssl_client_key is None):
+            raise ValueError("ssl_client_cert and ssl_client_key are given together")
         return self
 
 

@@ -364,7 +364,8 @@ class Committer(Protocol):
 
     def submit(self, unit: UnitOfWork) -> Receipt:
         """An empty unit is done when everything submitted before it is. The receipt is never done yet when it
-        is returned: callbacks added at once run before whoever awaits it goes on."""
+        is returned: callbacks added at once run before whoever awaits it goes on.
+        """
         ...
 
     @property
