@@ -33,9 +33,18 @@ class GroupCommitter:
 
     name = "committer"
 
-    def __init__(self, store: Store, clock: Clock, counters: Counters, *, max_waiting: int = 20_000) -> None:
+    def __init__(
+        self,
+        store: Store,
+        clock: Clock,
+        counters: Counters,
+        *,
+        max_waiting: int = 20_000,
+        max_waiting_bytes: int = 32 << 20,
+    ) -> None:
         self._store, self._clock, self._counters = store, clock, counters
-        self._max_waiting = max_waiting
+        self._max_waiting, self._max_bytes = max_waiting, max_waiting_bytes
+        self._bytes = 0  # of the bodies of events that have no receipt yet
         self._waiting: deque[_Item] = deque()
         self._held: deque[_Item] = deque()  # device data that a full store does not take, older than _waiting
         self._group: list[_Item] = []
@@ -63,13 +72,14 @@ class GroupCommitter:
             if self._sleeper is not None:
                 self._wake()
         waiting.append((unit, receipt))
-        if len(waiting) > self._max_waiting:
+        self._bytes += _size(unit)
+        if len(waiting) > self._max_waiting or self._bytes > self._max_bytes:
             self._is_congested = True
         return receipt
 
     @property
     def is_congested(self) -> bool:
-        """True from `max_waiting` waiting units on, until they are half as many."""
+        """True from `max_waiting` waiting units or `max_waiting_bytes` of events on, until it is half as much."""
         return self._is_congested
 
     async def wait_uncongested(self) -> None:
@@ -107,6 +117,7 @@ class GroupCommitter:
         self._group.clear()
         self._held.clear()
         self._waiting.clear()
+        self._bytes = 0
         self._relieve()
 
     # ── out ──
@@ -183,6 +194,7 @@ class GroupCommitter:
                     parts.popleft()
                     if len(part) == 1:
                         self._counters.add("committer.rejected")
+                        self._bytes -= _size(part[0][0])
                         _fail(part[0][1], error)
                     else:
                         middle = len(part) // 2
@@ -190,7 +202,8 @@ class GroupCommitter:
                 else:
                     parts.popleft()
                     self._end()
-                    for _, receipt in part:
+                    for unit, receipt in part:
+                        self._bytes -= _size(unit)
                         if not receipt.done():
                             receipt.set_result(None)
         except TransientError:
@@ -223,9 +236,7 @@ class GroupCommitter:
         while source and len(group) < GROUP_UNITS and size_bytes < GROUP_BYTES:
             item = source.popleft()
             group.append(item)
-            for change in item[0]:
-                if type(change) is AppendEvent and change.event.body is not None:
-                    size_bytes += len(change.event.body)
+            size_bytes += _size(item[0])
 
     def _back(self, items: list[_Item], home: deque[_Item] | None = None) -> None:
         (self._waiting if home is None else home).extendleft(reversed(items))
@@ -246,7 +257,8 @@ class GroupCommitter:
             self._sleeper.set_result(None)
 
     def _relieve(self) -> None:
-        if self._is_congested and len(self._waiting) + len(self._held) <= self._max_waiting // 2:
+        is_short = len(self._waiting) + len(self._held) <= self._max_waiting // 2
+        if self._is_congested and is_short and self._bytes <= self._max_bytes // 2:
             self._is_congested = False
             for waiter in self._uncongested:
                 if not waiter.done():
@@ -267,3 +279,12 @@ class GroupCommitter:
 def _fail(receipt: Receipt, error: RejectedError) -> None:
     if not receipt.done():
         receipt.set_exception(error)
+
+
+def _size(unit: UnitOfWork) -> int:
+    """Bytes of the events in a unit: what a big payload weighs while it waits."""
+    size = 0
+    for change in unit:
+        if type(change) is AppendEvent and change.event.body is not None:
+            size += len(change.event.body)
+    return size

@@ -212,3 +212,26 @@ async def test_drain_gives_up_when_the_disk_stays_away(caplog):
         desk.submit("a")
         await desk.committer.drain(timeout_s=0.01)
     assert "2 units not written" in caplog.text
+
+
+async def test_big_payloads_are_bounded_by_their_bytes():
+    desk = Desk()
+    desk.committer = GroupCommitter(desk.store, desk.clock, desk.counters, max_waiting_bytes=1000)
+    body = b'"' + b"x" * 398 + b'"'
+    async with serving(desk):
+        desk.store.gate = asyncio.Event()
+
+        def big() -> asyncio.Future[None]:
+            event = CloudEvent(type="DEVICE", action="TIMESERIES_UPDATED", entity_id=BOILER.id, created_ms=1, body=body)
+            return desk.committer.submit([AppendEvent(event)])
+
+        receipts = [big(), big()]
+        await until(lambda: desk.store.tries == 1)
+        assert not desk.committer.is_congested
+        receipts.append(big())  # 1,200 bytes without a receipt, part of them on their way to the disk
+        assert desk.committer.is_congested
+        waiting = asyncio.ensure_future(desk.committer.wait_uncongested())
+        desk.store.gate.set()
+        await asyncio.gather(*receipts)
+        await asyncio.wait_for(waiting, 5)
+        assert not desk.committer.is_congested
