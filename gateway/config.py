@@ -195,10 +195,17 @@ class DeviceConfig(Settings):
     name: Annotated[str, Field(min_length=1, max_length=255)]
     profile: str = "default"
     label: str | None = None
-    access_token: SecretStr | None = None
+    access_token: Annotated[SecretStr, Field(min_length=1)] | None = None
     access_token_file: Path | None = None
     mqtt_basic: BasicCredentials | None = None
-    gateway: bool = Field(False, description="May speak for other devices (v1/gateway/…).")
+    gateway: bool = Field(False, description="Is a gateway to the cloud; its topics v1/gateway/… are not served yet.")
+
+    @model_validator(mode="after")
+    def _one_credential(self) -> DeviceConfig:
+        given = [key for key in ("access_token", "access_token_file", "mqtt_basic") if getattr(self, key) is not None]
+        if len(given) > 1:
+            raise ValueError(f"has {' and '.join(given)}; a device has one kind of credentials")
+        return self
 
 
 class ApiConfig(Settings):
@@ -287,8 +294,19 @@ def parse_config(model: type[ModelT], tree: Any, where: str) -> ModelT:
     try:
         return model.model_validate(tree)
     except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
+        problems = error.errors(include_url=False, include_input=False)
+        # A misspelt key is often also a missing one: the misspelling is what helps.
+        first = next((problem for problem in problems if problem["type"] == "extra_forbidden"), problems[0])
         raise ConfigError(*_explain(model, first, where)) from None
+
+
+_PLAIN_WORDS: Mapping[str, str] = {
+    "missing": "is missing",
+    "tuple_type": "must be a list: lines that begin with '- '",
+    "dict_type": "must be a mapping of 'key: value' lines",
+    "model_type": "must be a mapping of 'key: value' lines",
+    "model_attributes_type": "must be a mapping of 'key: value' lines",
+}
 
 
 def _explain(model: type[BaseModel], error: Any, where: str) -> tuple[str, str]:
@@ -296,8 +314,10 @@ def _explain(model: type[BaseModel], error: Any, where: str) -> tuple[str, str]:
     path = where
     for part in parts:
         path += f"[{part}]" if isinstance(part, int) else (f".{part}" if path else str(part))
-    text = str(error["msg"]).removeprefix("Value error, ")
-    if error["type"] == "extra_forbidden":
+    text = _PLAIN_WORDS.get(error["type"]) or str(error["msg"]).removeprefix("Value error, ")
+    if error["type"] == "union_tag_not_found":
+        path, text = f"{path}.kind", f"is missing; one of {', '.join(_kinds_of_union(model, parts))}"
+    elif error["type"] == "extra_forbidden":
         known = _keys_at(model, parts[:-1])
         close = difflib.get_close_matches(str(parts[-1]), known, n=1)
         text = "unknown key; " + (f"did you mean {close[0]!r}?" if close else f"known here: {', '.join(sorted(known))}")
@@ -318,6 +338,12 @@ def _keys_at(model: Any, parts: list[Any]) -> list[str]:
     return [key for candidate in current for key in candidate.model_fields]
 
 
+def _kinds_of_union(model: type[BaseModel], parts: list[Any]) -> list[str]:
+    info = model.model_fields.get(str(parts[-1])) if parts else None
+    found = _models_in(info.annotation) if info else []
+    return [str(value) for each in found for value in typing.get_args(each.model_fields["kind"].annotation)]
+
+
 def _models_in(annotation: Any) -> list[type[BaseModel]]:
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return [annotation]
@@ -327,14 +353,15 @@ def _models_in(annotation: Any) -> list[type[BaseModel]]:
 def _read_yaml(path: Path) -> dict[str, Any]:
     try:
         text = path.read_text(encoding="utf-8")
+    except PermissionError:
+        raise ConfigError(str(path), "no rights to read it: try as root or as a member of its group") from None
     except OSError as error:
         raise ConfigError(str(path), f"cannot be read: {error.strerror}") from None
-    try:
-        tree = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        place = f":{mark.line + 1}:{mark.column + 1}" if mark else ""
-        raise ConfigError(f"{path}{place}", f"not YAML: {getattr(error, 'problem', error)}") from None
+    except UnicodeDecodeError as error:
+        raise ConfigError(
+            str(path), f"is no text in UTF-8: byte {error.start} is 0x{error.object[error.start]:02x}"
+        ) from None
+    tree = _parse_yaml(text, str(path))
     if tree is None:
         return {}
     if not isinstance(tree, dict):
@@ -342,11 +369,35 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     return tree
 
 
+class _Loader(yaml.SafeLoader):
+    """A key that stands twice is an error: the first one would be forgotten without a word."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode) and key.tag != "tag:yaml.org,2002:merge":
+                if key.value in seen:
+                    raise yaml.constructor.ConstructorError(
+                        None, None, f"the key {key.value!r} stands twice; keep one", key.start_mark
+                    )
+                seen.add(key.value)
+        return super().construct_mapping(node, deep)
+
+
+def _parse_yaml(text: str, where: str) -> Any:
+    try:
+        return yaml.load(text, _Loader)  # a SafeLoader
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        place = f":{mark.line + 1}:{mark.column + 1}" if mark else ""
+        raise ConfigError(f"{where}{place}", f"not YAML: {getattr(error, 'problem', error)}") from None
+
+
 def _merge(base: dict[str, Any], extra: Mapping[str, Any]) -> None:
     for key, value in extra.items():
         if isinstance(value, dict) and isinstance(base.get(key), dict):
             _merge(base[key], value)
-        else:
+        elif value is not None or key not in base:  # a section whose keys are all commented out says nothing
             base[key] = value
 
 
@@ -356,7 +407,7 @@ def _overlay_environment(tree: dict[str, Any], environ: Mapping[str, str]) -> No
             _set(tree, ["cloud", key], environ[name])
     for name, value in environ.items():
         if name.startswith("EDGE_GATEWAY__"):
-            _set(tree, name.removeprefix("EDGE_GATEWAY__").lower().split("__"), yaml.safe_load(value))
+            _set(tree, name.removeprefix("EDGE_GATEWAY__").lower().split("__"), _parse_yaml(value, name))
 
 
 def _set(tree: dict[str, Any], path: list[str], value: Any) -> None:
@@ -376,7 +427,7 @@ def _with_secret_files(config: GatewayConfig, environ: Mapping[str, str]) -> Gat
         ("routing_secret", config.cloud.routing_secret_file, "cloud.secret"),
     ):
         source = named
-        if source is None and credentials is not None and (credentials / credential).is_file():
+        if source is None and credentials is not None and _has_text(credentials / credential):
             source = credentials / credential
         if source is not None and not getattr(config.cloud, key).get_secret_value():
             update[key] = SecretStr(_read_secret(source, f"cloud.{key}_file"))
@@ -391,15 +442,31 @@ def _with_secret_files(config: GatewayConfig, environ: Mapping[str, str]) -> Gat
         for index, device in enumerate(config.devices)
     )
     cloud = config.cloud.model_copy(update=update)
-    if isinstance(config.store, PostgresStore):
-        url = urlsplit(config.store.url.get_secret_value())
-        if url.scheme not in ("postgresql", "postgres"):
-            raise ConfigError("store.url", "must look like postgresql://user:password@host:port/database")
+    if isinstance(config.store, PostgresStore) and not _is_postgres_url(config.store.url.get_secret_value()):
+        raise ConfigError("store.url", "must look like postgresql://user:password@host:port/database")
     return config.model_copy(update={"cloud": cloud, "devices": devices})
+
+
+def _is_postgres_url(text: str) -> bool:
+    try:
+        url = urlsplit(text)
+        return url.scheme in ("postgresql", "postgres") and (url.port is None or url.port > 0)
+    except ValueError:  # a port that is no number, an address with half a bracket
+        return False
+
+
+def _has_text(path: Path) -> bool:
+    """The unit gives an empty credential when the file behind it does not exist."""
+    return path.is_file() and path.stat().st_size > 0
 
 
 def _read_secret(path: Path, where: str) -> str:
     try:
-        return path.read_text(encoding="utf-8").strip()
+        secret = path.read_text(encoding="utf-8").strip()
     except OSError as error:
         raise ConfigError(where, f"{path} cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise ConfigError(where, f"{path} is no text; it must hold the secret and nothing else") from None
+    if not secret:
+        raise ConfigError(where, f"{path} is empty; it must hold the secret and nothing else")
+    return secret

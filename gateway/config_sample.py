@@ -43,7 +43,7 @@ devices: []
 #  - name: Thermostat-1
 #    profile: thermostat
 #    access_token: choose-a-long-random-one      # or access_token_file: /path, or mqtt_basic: {user_name, password}
-#    gateway: false                              # true: may speak for other devices
+#    gateway: false                              # true: a gateway to the cloud; v1/gateway/… is not served yet
 
 # Field buses: one entry a wire, `kind` selects the driver (docs/modbus.md).
 buses: []

@@ -50,6 +50,20 @@ def test_sample_shows_every_key():
         ("a: [1, 2", "gateway.yaml:1:9", "not YAML"),
         ("- a", "gateway.yaml", "mapping of sections"),
         ("cloud: {routing_key_file: /nowhere/key}", "cloud.routing_key_file", "cannot be read"),
+        ("cloud: {host: a}\ncloud: {port: 1}", "gateway.yaml:2:1", "'cloud' stands twice"),
+        ("store: {path: x}", "store.kind", "is missing; one of sqlite, postgres"),
+        ("store: {kind: postgres, url: 'postgresql://h:port/x'}", "store.url", "postgresql://"),
+        ("store: {kind: postgres}", "store.url", "is missing"),
+        ("devices: {A: 1}", "devices", "must be a list"),
+        ("buses: [x]", "buses[0]", "must be a mapping"),
+        ("broker: 1", "broker", "must be a mapping"),
+        ("devices: [{nam: A}]", "devices[0].nam", "did you mean 'name'?"),
+        ("devices: [{name: A, access_token: ''}]", "devices[0].access_token", "at least 1"),
+        (
+            "devices: [{name: A, access_token: x, mqtt_basic: {user_name: u}}]",
+            "devices[0]",
+            "access_token and mqtt_basic",
+        ),
     ],
 )
 def test_a_complaint_says_where_and_what_would_be_right(tmp_path, text, where, problem):
@@ -57,6 +71,39 @@ def test_a_complaint_says_where_and_what_would_be_right(tmp_path, text, where, p
         load(tmp_path, text)
     assert where in error.value.where
     assert problem in error.value.problem
+
+
+@pytest.mark.parametrize(("content", "problem"), [(b"\xff\xfe", "is no text"), (b" \n", "is empty")])
+def test_a_secret_file_that_holds_no_secret(tmp_path, content, problem):
+    (tmp_path / "token").write_bytes(content)
+    with pytest.raises(ConfigError) as error:
+        load(tmp_path, f"devices: [{{name: A, access_token_file: {tmp_path}/token}}]")
+    assert error.value.where == "devices[0].access_token_file"
+    assert problem in error.value.problem
+
+
+def test_a_file_that_is_no_text(tmp_path):
+    path = tmp_path / "gateway.yaml"
+    path.write_bytes(b"a: 1\n\xff\xfe")
+    with pytest.raises(ConfigError, match="UTF-8: byte 5 is 0xff"):
+        load_config(path, {})
+
+
+def test_an_environment_variable_that_is_no_yaml_is_named(tmp_path):
+    with pytest.raises(ConfigError, match="EDGE_GATEWAY__BROKER__PORT:1:3: not YAML"):
+        load(tmp_path, "", {"EDGE_GATEWAY__BROKER__PORT": "[1"})
+
+
+def test_a_section_with_only_comments_in_conf_d_takes_nothing_away(tmp_path):
+    (tmp_path / "conf.d").mkdir()
+    (tmp_path / "conf.d" / "10-a.yaml").write_text("broker:\n# port: 2\n")
+    assert load(tmp_path, "broker: {port: 1}").broker.port == 1
+
+
+def test_an_empty_systemd_credential_is_none(tmp_path):
+    (tmp_path / "cloud.secret").write_text("")
+    config = load(tmp_path, "", {"CREDENTIALS_DIRECTORY": str(tmp_path)})
+    assert config.cloud.routing_secret.get_secret_value() == ""
 
 
 def test_environment_wins_over_the_file(tmp_path):
