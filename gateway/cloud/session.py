@@ -9,6 +9,7 @@ Source: ThingsBoard's edge session (connect, sync, then uplink); a stream comple
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum, auto
@@ -141,3 +142,26 @@ class Session:
             raise TransientError(f"the cloud sent {type(event).__name__} while {before.value}")
         self.state = after
         return after
+
+
+def states_page() -> str:
+    """`docs/cloud-states.md`: the table above as a Mermaid diagram, made by `python -m gateway.cloud.session`."""
+    lines = ["stateDiagram-v2", f"    [*] --> {State.CONNECTING.name}"]
+    for before, row in TRANSITIONS.items():
+        for after in State:
+            names = [event.__name__ for event, target in row.items() if target is after]
+            if names and before is not State.CLOSED:
+                lines.append(f"    {before.name} --> {after.name}: {', '.join(names)}")
+    lines.append(f"    {State.CLOSED.name} --> [*]")
+    diagram = "\n".join(lines)
+    return (
+        "# The states of the cloud link\n\n"
+        "Generated from the table in `gateway/cloud/session.py`: `python -m gateway.cloud.session > docs/cloud-states.md`.\n\n"
+        f"```mermaid\n{diagram}\n```\n\n"
+        "An event that has no arrow from the present state is the cloud's fault: the connection is given up and made\n"
+        "anew. What each state means to a person stands in [cloud.md](cloud.md#what-the-states-mean).\n"
+    )
+
+
+if __name__ == "__main__":
+    sys.stdout.write(states_page())

@@ -1,5 +1,7 @@
 """The conversation's table, row by row."""
 
+from pathlib import Path
+
 import pytest
 
 from gateway.cloud.session import (
@@ -15,6 +17,7 @@ from gateway.cloud.session import (
     SyncApplied,
     Unknown,
     UplinkAnswered,
+    states_page,
 )
 from gateway.domain.downlink import Downlink
 from gateway.domain.entity import NULL_UUID, EdgeIdentity
@@ -76,3 +79,11 @@ def test_every_cell_of_the_table(state, name):
 def test_every_state_has_a_row_and_can_end():
     assert set(TRANSITIONS) == set(State)
     assert all(row[StreamEnded] is State.CLOSED for row in TRANSITIONS.values())
+
+
+def test_the_diagram_in_the_documents_is_the_table():
+    path = Path(__file__).resolve().parents[3] / "docs" / "cloud-states.md"
+    assert path.read_text(encoding="utf-8") == states_page(), (
+        "run: python -m gateway.cloud.session > docs/cloud-states.md"
+    )
+    assert "READY --> READY: EdgeChanged, DownlinkReceived, SyncApplied, UplinkAnswered, Unknown\n" in states_page()
