@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
+import importlib.util
 import logging
 import os
 import signal
+import ssl
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from typing import Any
@@ -14,14 +17,16 @@ from uuid import UUID
 
 from gateway import __version__
 from gateway.broker import MqttBroker
-from gateway.config import DeviceConfig, GatewayConfig
+from gateway.config import BrokerConfig, CloudConfig, DeviceConfig, GatewayConfig, PostgresStore
 from gateway.devices import Commands, Found, Inlet, Pipeline, RpcDesk, State, found_devices
 from gateway.devices.founding import basic_credentials, token_credentials
 from gateway.domain.cloud_event import Lane
 from gateway.downlink import Dispatcher
+from gateway.errors import ConfigError, TransientError
 from gateway.fieldbus import Fieldbus
 from gateway.fieldbus.plugins import Plugins, parse_buses
 from gateway.health import Watchdog
+from gateway.health.watchdog import notify
 from gateway.ports import Clock, Snapshot, Store
 from gateway.rules import RuleEngine
 from gateway.store import GroupCommitter, open_store
@@ -52,8 +57,10 @@ class Gateway:
         """
         config, clock, counters = self.config, self.clock, self.counters
         async with AsyncExitStack() as rooms:
-            store = await rooms.enter_async_context(open_store(config.store, config.state_dir, clock, counters))
-            snapshot = await store.load()
+            opened = await self._open_store(rooms, stop)
+            if opened is None:
+                return
+            store, snapshot = opened
             committer = GroupCommitter(store, clock, counters)
             state = State(snapshot)
             rules = RuleEngine(state, config.rules, clock, counters)
@@ -90,7 +97,7 @@ class Gateway:
                     mouths = [keep(rpc.name, rpc.serve)]  # what takes things in: stopped first
                     rpc.recover(snapshot)
                     mouths.append(keep(broker.name, broker.serve))
-                    await _first(asyncio.ensure_future(broker.ready.wait()), committing, timeout_s=10)
+                    await _first(asyncio.ensure_future(broker.ready.wait()), committing, timeout_s=2)
                     mouths.append(keep(fieldbus.name, fieldbus.serve))
                     if config.cloud.enabled:
                         # Imported when needed: a gateway without a cloud does not pay for gRPC.
@@ -107,7 +114,11 @@ class Gateway:
                         "buses": fieldbus.status,
                         "rules": lambda: {"chains": rules.chains(), "problems": rules.problems()},
                         "devices": lambda: _devices(state, inlet),
-                        "mqtt": lambda: {"port": broker.port, "connections": broker.connections()},
+                        "mqtt": lambda: {
+                            "port": broker.port,
+                            "listening": broker.ready.is_set(),
+                            "connections": broker.connections(),
+                        },
                     }
 
                     async def status() -> dict[str, Any]:
@@ -125,7 +136,10 @@ class Gateway:
                     gc.freeze()
                     gc.set_threshold(50_000, 20, 50)
                     self.ready.set()
-                    log.info("edge-gateway %s is ready: MQTT on port %d", __version__, broker.port)
+                    if broker.ready.is_set():
+                        log.info("edge-gateway %s is ready: MQTT on port %d", __version__, broker.port)
+                    else:
+                        log.warning("edge-gateway %s is up, but no MQTT device can connect yet", __version__)
                     await stop.wait()
                     log.info("stopping")
                     for mouth in mouths:
@@ -138,6 +152,33 @@ class Gateway:
             finally:
                 committing.cancel()
                 await asyncio.wait([committing])
+
+    async def _open_store(self, rooms: AsyncExitStack, stop: asyncio.Event) -> tuple[Store, Snapshot] | None:
+        """The store and what it remembers. While its server is away: again and again, until `stop` (then None).
+
+        Who may connect stands in the store, so nothing can be taken in before it is there.
+        """
+        backoff, said = Backoff(1.0, 30.0), ""
+        while not stop.is_set():
+            try:
+                async with AsyncExitStack() as attempt:
+                    store = await attempt.enter_async_context(
+                        open_store(self.config.store, self.config.state_dir, self.clock, self.counters)
+                    )
+                    snapshot = await store.load()
+                    await rooms.enter_async_context(attempt.pop_all())
+                    return store, snapshot
+            except TransientError as error:
+                problem = " ".join(str(error).split())
+                if problem != said:
+                    log.warning("store: %s; no device can connect before it answers; trying again", problem)
+                    said = problem
+                # systemd must not take the waiting for a start that hangs.
+                notify(f"STATUS=waiting for the store: {problem}\nEXTEND_TIMEOUT_USEC=90000000", os.environ)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(backoff.next_s()):
+                    await stop.wait()
+        return None
 
     async def _maintain(self, store: Store) -> None:
         while True:
@@ -196,6 +237,9 @@ def check(config: GatewayConfig) -> list[str]:
         if device.name not in configured
     ]
     found_devices(wanted, state, 0)
+    _check_files(config.broker, config.cloud)
+    if isinstance(config.store, PostgresStore) and importlib.util.find_spec("psycopg") is None:
+        raise ConfigError("store.kind", "postgres needs the extra: pip install 'edge-gateway[postgres]'")
     remarks = [str(problem) for problem in rules.problems()]
     if config.cloud.enabled and not (
         config.cloud.routing_key.get_secret_value() and config.cloud.routing_secret.get_secret_value()
@@ -205,6 +249,31 @@ def check(config: GatewayConfig) -> list[str]:
             " (set cloud.enabled: false if that is meant)"
         )
     return remarks
+
+
+def _check_files(broker: BrokerConfig, cloud: CloudConfig) -> None:
+    """Certificates and keys: there, readable, PEM, and fitting together."""
+    named = {f"broker.{key}": getattr(broker, key) for key in ("tls_cert", "tls_key", "tls_client_ca")}
+    named |= {f"cloud.{key}": getattr(cloud, key) for key in ("ssl_cert", "ssl_client_cert", "ssl_client_key")}
+    for where, path in named.items():
+        if path is None:
+            continue
+        try:
+            text = path.read_bytes()
+        except OSError as error:
+            raise ConfigError(where, f"{path} cannot be read: {error.strerror}") from None
+        if b"-----BEGIN " not in text:
+            raise ConfigError(where, f"{path} is not PEM: a text with a line '-----BEGIN …'")
+    for where, cert, key in (
+        ("broker.tls_cert", broker.tls_cert, broker.tls_key),
+        ("cloud.ssl_client_cert", cloud.ssl_client_cert, cloud.ssl_client_key),
+    ):
+        if cert is not None and key is not None:
+            try:
+                ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(cert, key, password="")
+            except (ssl.SSLError, OSError) as error:
+                reason = getattr(error, "reason", None) or error
+                raise ConfigError(where, f"{cert} and the key {key} cannot be used together: {reason}") from None
 
 
 async def run_until_signal(config: GatewayConfig) -> None:

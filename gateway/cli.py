@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import os
 import sys
 import time
@@ -57,7 +58,7 @@ def main() -> None:
 @config_option
 def run(config_path: Path | None) -> None:
     """Run the gateway until SIGTERM."""
-    config = _load(config_path)
+    config_path, config = _load(config_path)
     from gateway.health import set_up_logging
 
     set_up_logging(config.log.level)
@@ -66,7 +67,7 @@ def run(config_path: Path | None) -> None:
     try:
         _run(run_until_signal(config))
     except* ConfigError as errors:
-        _fail_config(errors.exceptions[0])
+        _fail_config(errors.exceptions[0], config_path)
     except* (TransientError, RefusedError) as errors:
         click.echo(f"edge-gateway: {_first(errors)}", err=True)
         sys.exit(1)
@@ -77,17 +78,18 @@ def run(config_path: Path | None) -> None:
 @click.option("--quiet", is_flag=True, help="Say nothing when all is well.")
 def check_config(config_path: Path | None, quiet: bool) -> None:
     """Check the configuration, drivers and rule chains included; exit code 78 when something is wrong."""
-    config = _load(config_path)
+    config_path, config = _load(config_path)
     from gateway.app import check
 
+    logging.getLogger("gateway").addHandler(logging.NullHandler())  # what it would log is told as notes
     try:
         remarks = check(config)
     except ConfigError as error:
-        _fail_config(error)
+        _fail_config(error, config_path)
     for remark in remarks:
         click.echo(f"note: {remark}", err=True)
     if not quiet:
-        click.echo("the configuration is good")
+        click.echo(f"{config_path or 'no file, all defaults'}: the configuration is good")
 
 
 @main.command()
@@ -95,7 +97,7 @@ def check_config(config_path: Path | None, quiet: bool) -> None:
 @click.option("--json", "as_json", is_flag=True, help="The whole answer as JSON.")
 def status(config_path: Path | None, as_json: bool) -> None:
     """Connection, queue, devices, drivers. Exit code 0 healthy, 1 degraded, 2 not running."""
-    answer = _ask(_load(config_path), "/status")
+    answer = _ask(_load(config_path)[1], "/status")
     if as_json:
         click.echo(json.dumps(answer, indent=2))
     else:
@@ -116,7 +118,7 @@ def status(config_path: Path | None, as_json: bool) -> None:
 def events(config_path: Path | None, wanted: str | None, limit: int, before: int | None, as_json: bool) -> None:
     """Cloud events, newest first."""
     query = f"?limit={limit}" + (f"&status={wanted}" if wanted else "") + (f"&before={before}" if before else "")
-    rows = _ask(_load(config_path), f"/events{query}")
+    rows = _ask(_load(config_path)[1], f"/events{query}")
     if as_json:
         click.echo(json.dumps(rows, indent=2))
         return
@@ -150,15 +152,23 @@ def config_sample() -> None:
     click.echo(sample_yaml(), nl=False)
 
 
-def _load(path: Path | None) -> GatewayConfig:
+def _load(path: Path | None) -> tuple[Path | None, GatewayConfig]:
+    """The file that was read (None: there is none, all defaults), and what it says."""
     from gateway.config import load_config
 
     if path is None:
-        path = next((p for p in (SYSTEM_CONFIG, Path("config/gateway.yaml")) if p.is_file()), None)
+        path = next((p for p in (SYSTEM_CONFIG, Path("config/gateway.yaml")) if _is_there(p)), None)
     try:
-        return load_config(path, os.environ)
+        return path, load_config(path, os.environ)
     except ConfigError as error:
         _fail_config(error, path)
+
+
+def _is_there(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except PermissionError:
+        return True  # reading it will say so
 
 
 def _fail_config(error: BaseException, path: Path | None = None) -> NoReturn:
@@ -187,8 +197,11 @@ def _run(main_coroutine: Any) -> Any:
 def _ask(config: GatewayConfig, path: str) -> Any:
     from gateway.status_view import LocalApiError, ask
 
-    try:
-        return ask(config.socket_path, path)
-    except LocalApiError as error:
-        click.echo(f"edge-gateway: {error}", err=True)
-        sys.exit(2)
+    problem: LocalApiError | None = None
+    for socket_path in config.socket_paths:
+        try:
+            return ask(socket_path, path)
+        except LocalApiError as error:
+            problem = error
+    click.echo(f"edge-gateway: {problem}", err=True)
+    sys.exit(2)

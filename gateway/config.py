@@ -32,6 +32,7 @@ from gateway.domain.cloud_event import WhenFull
 from gateway.errors import ConfigError
 
 Port = Annotated[int, Field(ge=0, le=65535)]
+SYSTEM_STATE = Path("/var/lib/edge-gateway")
 ModelT = TypeVar("ModelT", bound=BaseModel)
 
 
@@ -251,13 +252,20 @@ class GatewayConfig(Settings):
         """Where state is kept."""
         if self.data_dir:
             return self.data_dir
-        system = Path("/var/lib/edge-gateway")
-        return system if system.is_dir() and os.access(system, os.W_OK) else Path("data")
+        return SYSTEM_STATE if SYSTEM_STATE.is_dir() and os.access(SYSTEM_STATE, os.W_OK) else Path("data")
 
     @property
     def socket_path(self) -> Path:
         """The local API's socket."""
         return self.api.socket or self.state_dir / "api.sock"
+
+    @property
+    def socket_paths(self) -> list[Path]:
+        """Where a running gateway may listen: a member of its group may not write in its folder, but may ask it."""
+        paths = [self.socket_path]
+        if not (self.api.socket or self.data_dir) and SYSTEM_STATE.is_dir() and self.state_dir != SYSTEM_STATE:
+            paths.append(SYSTEM_STATE / "api.sock")
+        return paths
 
 
 _CLOUD_ENVIRONMENT: Mapping[str, str] = {

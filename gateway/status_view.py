@@ -71,6 +71,8 @@ def judge(status: dict[str, Any]) -> list[str]:
         remarks.append(f"{queue['parked']} events are parked: edge-gateway events --status parked")
     if cloud and cloud["state"] != "ready":
         remarks.append(f"the cloud link is {cloud['state']}: {cloud.get('last_error') or 'connecting'}")
+    if not status["mqtt"].get("listening", True):
+        remarks.append("no MQTT device can connect: the log says why the gateway does not listen")
     for bus in status.get("buses", []):
         if not bus.get("connected", True):
             remarks.append(f"bus {bus['name']} is not connected")
@@ -87,11 +89,7 @@ def render(status: dict[str, Any]) -> None:
 
     console = Console()
     queue, cloud = status["queue"], status.get("cloud")
-    state = (
-        f"{cloud['state']}" + (f" as {cloud['edge']!r}" if cloud and cloud.get("edge") else "")
-        if cloud
-        else "off"
-    )
+    state = f"{cloud['state']}" + (f" as {cloud['edge']!r}" if cloud and cloud.get("edge") else "") if cloud else "off"
     console.print(f"edge-gateway {status['version']}, up {status['uptime_s']} s, {status['memory_bytes'] >> 20} MB")
     console.print(f"cloud    {state}" + (f"  ({cloud['last_error']})" if cloud and cloud.get("last_error") else ""))
     console.print(

@@ -46,18 +46,20 @@ def found_devices(wanted: Iterable[Found], state: State, now_ms: int) -> Sequenc
     holders: dict[str, UUID] = {
         device.credentials.credentials_id: device.id for device in state.devices() if device.credentials
     }
+    names: dict[UUID, str] = {}
     for item in wanted:
         known = state.device_named(item.name)
         profile_id, profile_changes = _profile_for(item, known, state, new_profiles)
         changes += profile_changes
         device = known or Device(id=time_uuid(), name=item.name, type=item.profile, created_ms=now_ms)
+        names[device.id] = item.name
         credentials = item.credentials or device.credentials or _new_token()
         holder = holders.setdefault(credentials.credentials_id, device.id)
         if holder != device.id:
             other = state.device(holder)
             raise ConfigError(
                 f"devices[{item.name}]",
-                f"has the same credentials as {other.name if other else 'another device'!r}; they are unique",
+                f"has the same credentials as {other.name if other else names.get(holder)!r}; they are unique",
             )
         wished = replace(
             device,

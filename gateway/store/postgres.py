@@ -226,6 +226,7 @@ class PostgresStore:
         Raises:
             RefusedError: Another gateway uses the schema; TransientError: the server does not answer.
         """
+        is_in_use = False
         try:
             async with asyncio.timeout(LOCK_WAIT_S):
                 while True:
@@ -233,8 +234,11 @@ class PostgresStore:
                         await self._writing()
                         break
                     except _SchemaInUse:
+                        is_in_use = True
                         await asyncio.sleep(0.2)
         except TimeoutError:
+            if not is_in_use:
+                raise TransientError(f"PostgreSQL: no answer within {LOCK_WAIT_S:g} s") from None
             raise RefusedError(
                 f"schema {self._config.schema_name!r} is in use by another gateway; give this one its own"
                 " store.schema_name"

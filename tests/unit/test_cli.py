@@ -1,0 +1,191 @@
+"""What a person sees who has written something wrong: where, what would be right, the exit code, no traceback."""
+
+import asyncio
+import json
+import logging
+import os
+import socket
+import threading
+
+import pytest
+from click.testing import CliRunner
+
+import gateway.config
+from gateway import cli
+from gateway.app import Gateway
+from gateway.config import load_config
+from gateway.status_view import judge
+
+MODBUS = (
+    "buses:\n- kind: modbus\n  name: p\n  {host}: h\n  devices:\n  - {{name: B, unit_id: 1, telemetry: [{point}]}}\n"
+)
+POINT = "{key: a, table: coil, address: 0, type: bool}"
+
+
+@pytest.fixture(autouse=True)
+def away_from_the_checkout(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(cli, "SYSTEM_CONFIG", tmp_path / "etc" / "gateway.yaml")
+    monkeypatch.setattr(gateway.config, "SYSTEM_STATE", tmp_path / "var")
+
+
+def edge_gateway(*arguments):
+    return CliRunner().invoke(cli.main, arguments)
+
+
+def check(tmp_path, text):
+    (tmp_path / "g.yaml").write_text(text)
+    return edge_gateway("check-config", "-c", "g.yaml")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (MODBUS.format(host="hots", point=POINT), "buses[0].hots: unknown key; did you mean 'host'?"),
+        (
+            MODBUS.format(host="host", point=POINT.replace("address", "adress")),
+            "buses[0].devices[0].telemetry[0].adress: unknown key; did you mean 'address'?",
+        ),
+        ("buses: [{kind: modbuss}]", "buses[0].kind: no driver of kind 'modbuss'; known kinds: modbus"),
+        ("rules: {root_chain: no.json}", "no.json: cannot be read: No such file"),
+        ("rules: {root_chain: bad.json}", "bad.json: is no JSON"),
+        ("rules: {root_chain: index.json}", "there is no node 0 or 7"),
+        (
+            "devices: [{name: A, access_token: same1}, {name: B, access_token: same1}]",
+            "devices[B]: has the same credentials as 'A'",
+        ),
+        ("broker: {tls_port: 0, tls_cert: no.pem, tls_key: no.pem}", "broker.tls_cert: no.pem cannot be read"),
+        ("broker: {tls_client_ca: bad.json}", "broker.tls_client_ca: bad.json is not PEM"),
+        ("broker: {tls_port: 0, tls_cert: half.pem, tls_key: half.pem}", "broker.tls_cert: half.pem and the key"),
+        ("cloud: {ssl_enabled: true, ssl_cert: no.pem}", "cloud.ssl_cert: no.pem cannot be read"),
+    ],
+)
+def test_check_config_says_where_and_what_would_be_right(tmp_path, text, message):
+    (tmp_path / "bad.json").write_text('{"a":')
+    node = {"type": "org.thingsboard.rule.engine.action.TbLogNode", "name": "log", "configuration": {}}
+    edges = [{"fromIndex": 0, "toIndex": 7, "type": "Success"}]
+    (tmp_path / "index.json").write_text(
+        json.dumps({"ruleChain": {"name": "C"}, "metadata": {"nodes": [node], "connections": edges}})
+    )
+    (tmp_path / "half.pem").write_text("-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n")
+    result = check(tmp_path, text)
+    assert result.exit_code == cli.EXIT_CONFIG
+    assert message in result.stderr
+    assert result.stderr.startswith("edge-gateway: g.yaml: ")
+    assert "same1" not in result.stderr
+
+
+def test_a_script_that_does_not_parse_is_a_note_and_told_once(tmp_path, caplog):
+    node = {
+        "type": "org.thingsboard.rule.engine.filter.TbJsFilterNode",
+        "name": "hot?",
+        "configuration": {"scriptLang": "JS", "jsScript": "return ((;"},
+    }
+    (tmp_path / "c.json").write_text(
+        json.dumps({"ruleChain": {"name": "C"}, "metadata": {"firstNodeIndex": 0, "nodes": [node], "connections": []}})
+    )
+    result = check(tmp_path, "rules: {root_chain: c.json}")
+    assert result.exit_code == 0
+    assert result.stderr.count("hot?") == 1
+    assert "g.yaml: the configuration is good" in result.stdout
+    assert any(isinstance(handler, logging.NullHandler) for handler in logging.getLogger("gateway").handlers)
+
+
+def test_postgres_without_its_extra_is_found_before_the_start(tmp_path, monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    result = check(tmp_path, "store: {kind: postgres, url: 'postgresql://u:p@h/d'}")
+    assert result.exit_code == cli.EXIT_CONFIG
+    assert "pip install 'edge-gateway[postgres]'" in result.stderr
+
+
+def test_a_configuration_that_may_not_be_seen_is_named(monkeypatch):
+    class Forbidden(type(cli.SYSTEM_CONFIG)):
+        def is_file(self):
+            raise PermissionError(13, "Permission denied")
+
+        def read_text(self, **_):
+            raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(cli, "SYSTEM_CONFIG", Forbidden("/etc/edge-gateway/gateway.yaml"))
+    result = edge_gateway("status")
+    assert result.exit_code == cli.EXIT_CONFIG
+    assert "/etc/edge-gateway/gateway.yaml: no rights to read it: try as root" in result.stderr
+
+
+@pytest.mark.parametrize("command", ["status", "events"])
+def test_nobody_answers(command):
+    result = edge_gateway(command)
+    assert result.exit_code == 2
+    assert "no gateway answers on data/api.sock" in result.stderr
+
+
+def test_a_member_of_the_group_asks_the_service(tmp_path, monkeypatch):
+    (tmp_path / "var").mkdir()
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(tmp_path / "var" / "api.sock"))
+        listener.listen()
+
+        def answer():
+            connection, _ = listener.accept()
+            with connection:
+                connection.recv(4096)
+                connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n[]")
+
+        thread = threading.Thread(target=answer)
+        thread.start()
+        result = edge_gateway("events", "--json")
+        thread.join(5)
+    assert result.exit_code == 0
+    assert result.stdout == "[]\n"
+
+
+def test_data_dir_that_cannot_be_made(tmp_path):
+    (tmp_path / "file").write_text("")
+    (tmp_path / "g.yaml").write_text("data_dir: file/x\nbroker: {port: 0, host: 127.0.0.1}\ncloud: {enabled: false}")
+    with pytest.raises(Exception, match=r"file/x cannot be written .* set data_dir"):
+        asyncio.run(Gateway(load_config(tmp_path / "g.yaml", {})).run(asyncio.Event()))
+
+
+async def test_a_database_server_that_is_away_at_the_start_is_waited_for(tmp_path, caplog):
+    with socket.socket() as nobody:
+        nobody.bind(("127.0.0.1", 0))
+        port = nobody.getsockname()[1]  # bound, not listening: refused
+        (tmp_path / "g.yaml").write_text(
+            f"store: {{kind: postgres, url: 'postgresql://u:hunter2@127.0.0.1:{port}/d'}}\nbroker: {{port: 0}}"
+        )
+        stop = asyncio.Event()
+        running = asyncio.create_task(Gateway(load_config(tmp_path / "g.yaml", {})).run(stop))
+        async with asyncio.timeout(10):
+            while "no device can connect before it answers" not in caplog.text:
+                await asyncio.sleep(0.01)
+        assert not running.done()
+        stop.set()
+        async with asyncio.timeout(10):
+            await running
+    assert "hunter2" not in caplog.text
+
+
+async def test_a_taken_port_is_told_and_nobody_is_told_that_devices_may_connect(tmp_path, caplog):
+    caplog.set_level(logging.INFO)
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        (tmp_path / "g.yaml").write_text(
+            f"data_dir: d\nbroker: {{host: 127.0.0.1, port: {port}}}\ncloud: {{enabled: false}}"
+        )
+        gateway, stop = Gateway(load_config(tmp_path / "g.yaml", {})), asyncio.Event()
+        running = asyncio.create_task(gateway.run(stop))
+        async with asyncio.timeout(10):
+            await gateway.ready.wait()
+        stop.set()
+        await running
+    assert "set broker.port to a free one" in caplog.text
+    assert "no MQTT device can connect yet" in caplog.text
+    assert "is ready" not in caplog.text
+
+
+def test_status_shows_that_the_gateway_does_not_listen():
+    queue = {"pending": 0, "lag_s": 0.0, "parked": 0}
+    status = {"queue": queue, "store": {"oldest_waiting_s": 0}, "rules": {"problems": []}}
+    assert judge({**status, "mqtt": {"listening": True}}) == []
+    assert "no MQTT device can connect" in judge({**status, "mqtt": {"listening": False}})[0]
