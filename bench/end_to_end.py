@@ -18,8 +18,8 @@ OFFERED = 10_000.0
 
 async def main(offered: float = OFFERED, seconds: float = SECONDS) -> None:
     devices = [{"name": f"D{i}", "access_token": f"token-{i}"} for i in range(CLIENTS)]
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
         async with CloudProcess(folder) as cloud, GatewayProcess(folder, cloud.grpc_port, devices=devices) as gateway:
 
             async def ready() -> bool:
@@ -34,7 +34,12 @@ async def main(offered: float = OFFERED, seconds: float = SECONDS) -> None:
                 backlog.append(await gateway.pending())
             sent = await loading
             arrived = (await cloud.state())["events_received"] - before
-            figure(f"end to end to the cloud, sustained for {seconds:.0f} s", arrived / sent["seconds"], "msg/s", at_least=LIMIT)
+            figure(
+                f"end to end to the cloud, sustained for {seconds:.0f} s",
+                arrived / sent["seconds"],
+                "msg/s",
+                at_least=LIMIT,
+            )
             half = len(backlog) // 2
             first, second = sum(backlog[:half]) / half, sum(backlog[half:]) / (len(backlog) - half)
             note(f"offered {sent['rate']:,.0f}/s; backlog on average {first:,.0f} events in the first half,")
