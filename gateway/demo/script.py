@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import http.client
 import json
-import os
 import signal
 import sys
 import tempfile
@@ -107,6 +106,7 @@ class Demo:
         self.gateway = self._process("gateway", ["-m", "gateway", "run", "--config", str(self._write_config())])
         self.device: Thermostat | None = None
         self.peak_pending = 0
+        self.is_shown = False  # all was shown and nothing was lost; only --keep goes on
         self.started_s = time.monotonic()
 
     def _process(self, name: str, arguments: list[str]) -> Process:
@@ -214,7 +214,7 @@ async def run_demo(*, keep: bool, seconds: int) -> int:
     """Run it; the exit code. `seconds` is the time of the whole show without set-up."""
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):  # a closed terminal ends the parts too
         loop.add_signal_handler(number, stop.set)
     with tempfile.TemporaryDirectory(prefix="edge-gateway-demo-", ignore_cleanup_errors=True) as folder:
         demo = Demo(Path(folder), seconds)
@@ -225,7 +225,7 @@ async def run_demo(*, keep: bool, seconds: int) -> int:
             show.cancel()
             await asyncio.wait([show])
             console.print("stopped; everything is ended")
-            return 130
+            return 0 if demo.is_shown else 130
         stopped.cancel()
         return show.result()
 
@@ -233,8 +233,11 @@ async def run_demo(*, keep: bool, seconds: int) -> int:
 async def _guard(demo: Demo, keep: bool) -> int:
     try:
         return await _show(demo, keep)
-    except TransientError as error:
-        console.print(f"[red]the demo failed:[/] {error}", markup=True)
+    except SystemExit:  # rich, when nobody reads our output any more (`| head`): the parts are ended
+        return 1
+    except (TransientError, OSError) as error:  # TimeoutError is an OSError
+        console.print("[red]the demo failed:[/]", end=" ")
+        console.print(str(error) or "no answer in time", markup=False)
         for process in (demo.gateway, demo.sim, demo.plant):
             if process.log_path.exists():
                 tail = process.log_path.read_text(errors="replace").splitlines()[-5:]
@@ -331,7 +334,7 @@ async def _end(demo: Demo, up: dict[str, float], keep: bool) -> int:
         ("cloud events deployed", status["queue"]["deployed"]),
         ("most events waiting while offline", demo.peak_pending),
         ("parked", status["queue"]["parked"]),
-        ("lost", lost),
+        ("numbered readings lost", lost),
         ("duplicates in the cloud", state["duplicates"]),
         ("out of order", state["out_of_order"]),
         ("latency up, device to cloud, p50 / p99", f"{up['p50']:.0f} / {up['p99']:.0f} ms"),
@@ -343,15 +346,16 @@ async def _end(demo: Demo, up: dict[str, float], keep: bool) -> int:
         table.add_row(name, str(value))
     console.print()
     console.print(table)
-    if lost or status["queue"]["parked"]:
-        console.print("[red]something was lost or parked[/]")
+    if lost or status["queue"]["parked"] or state["out_of_order"]:
+        console.print("[red]something was lost, parked or out of order[/]")
         return 1
     console.print(f"nothing was lost. ({time.monotonic() - demo.started_s:.0f} s)")
+    demo.is_shown = True
     if keep:
         console.print(
             f"left running: MQTT on 127.0.0.1:{demo.mqtt_port} (token demo-token-thermostat), Modbus on"
             f" {demo.modbus_port}, cloud at http://127.0.0.1:{demo.http_port}/api/state\n"
-            f"try: {os.path.basename(sys.executable)} -m gateway status --config {demo.folder}/gateway.yaml\n"
+            f"try: {sys.executable} -m gateway status --config {demo.folder}/gateway.yaml\n"
             "Ctrl-C ends everything."
         )
         device.resume()
