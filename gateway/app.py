@@ -107,7 +107,8 @@ class Gateway:
                         link = GrpcLink(config.cloud, downlink, state, clock, counters)
                         uplink = Uplink(config.cloud, store.events, link, committer, clock, counters)
                         reconnect = Backoff(config.cloud.reconnect_ms / 1000, config.cloud.reconnect_max_ms / 1000)
-                        tasks.create_task(supervise(link.name, link.serve, reconnect, clock), name=link.name)
+                        linking = supervise(link.name, link.serve, reconnect, clock, spells=link.spells)
+                        tasks.create_task(linking, name=link.name)
                         keep(uplink.name, uplink.serve)
                         status_parts |= {"cloud": link.status, "uplink": uplink.status}
                     status_parts |= {

@@ -14,6 +14,8 @@ from gateway.ports import Clock
 
 log = logging.getLogger(__name__)
 
+_REASONS = 20  # remembered in one outage; a text that never repeats must not grow memory
+
 
 class SystemClock:
     """The real one."""
@@ -82,12 +84,22 @@ class Backoff:
         self._step_s = self._first_s
 
 
-async def supervise(name: str, serve: Callable[[], Awaitable[None]], backoff: Backoff, clock: Clock) -> None:
+async def supervise(
+    name: str,
+    serve: Callable[[], Awaitable[None]],
+    backoff: Backoff,
+    clock: Clock,
+    *,
+    spells: Callable[[], int] | None = None,
+) -> None:
     """Keep one room serving: an outage waits and starts again, a bug goes through.
 
-    Two log lines for an outage: its beginning, and its end (the room logs that it works again).
+    Two log lines for an outage: its beginning, and its end (the room logs that it works again). `spells`
+    counts how often the room has worked: with it each reason is logged once in every outage, without it
+    whenever the reason changes.
     """
-    down_for = ""
+    told: set[str] = set()
+    spell = spells() if spells else 0
     while True:
         started_s = clock.monotonic_s()
         try:
@@ -96,8 +108,13 @@ async def supervise(name: str, serve: Callable[[], Awaitable[None]], backoff: Ba
             error = outages.exceptions[0]
             while isinstance(error, BaseExceptionGroup):
                 error = error.exceptions[0]
-            if str(error) != down_for:
-                down_for = str(error)
+            if spells is not None and spells() != spell:
+                spell = spells()
+                told.clear()
+            if str(error) not in told:
+                if spells is None or len(told) >= _REASONS:
+                    told.clear()
+                told.add(str(error))
                 log.warning("%s: %s; trying again", name, error)
             refused = outages.subgroup(RefusedError) is not None
         await clock.sleep(backoff.next_s(good_spell_s=clock.monotonic_s() - started_s, is_refused=refused))

@@ -11,15 +11,15 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import ssl
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, Final
+from urllib.parse import quote
 
 import grpc
 import grpc.aio
 
 from gateway.cloud.decode import decode_response
+from gateway.cloud.diagnosis import diagnose, server_certificate
 from gateway.cloud.encode import encode_ack, encode_connect, encode_sync, encode_uplink
 from gateway.cloud.pending import Pending
 from gateway.cloud.session import (
@@ -35,6 +35,7 @@ from gateway.cloud.session import (
     SyncApplied,
     UplinkAnswered,
 )
+from gateway.cloud.tls import WARN_DAYS, Expiry, file_expiries, not_after_ms, read_pair, read_roots
 from gateway.config import CloudConfig
 from gateway.domain.cloud_event import StoredEvent
 from gateway.domain.downlink import SyncCompleted
@@ -49,10 +50,20 @@ METHOD: Final = "/edge.EdgeRpcService/handleMsgs"
 _ENVELOPE_BYTES: Final = 4096  # the limit is compared with the message here and with its wrapping there
 _INBOX: Final = 1000  # the cloud sends 50 and waits for their acknowledgement; then the reader waits
 _WATCH_S: Final = 0.5
+_CERTIFICATES_S: Final = 86_400.0  # between two looks at them
+_EVICTIONS: Final = 3  # so many short sessions in a row, each completed by the cloud, are no accident
 _STREAM_OVER: Final = (grpc.aio.AioRpcError, asyncio.InvalidStateError)
 _LARGEST_ID: Final = (1 << 31) - 2
 
 Call = Any  # bytes both ways; the stubs of grpc.aio know only half of a call
+
+
+class _NoContact(TransientError):
+    """The attempt failed below the conversation: a probe finds better words."""
+
+
+class _Completed(TransientError):
+    """The cloud ended the stream in order."""
 
 
 class GrpcLink:
@@ -77,6 +88,12 @@ class GrpcLink:
         self._outbox: asyncio.Queue[bytes] = asyncio.Queue()
         self._inbox: asyncio.Queue[DownlinkReceived | EdgeChanged] = asyncio.Queue(_INBOX)
         self._sync_heard_s = 0.0
+        self._spells = 0
+        self._accepted_s: float | None = None
+        self._evictions = 0
+        self._expiries: dict[str, Expiry] = {}
+        self._expiries_told: set[Expiry] = set()
+        self._certificates_due_s = 0.0
 
     # ── as the sender sees it ────────────────────────────────────────────────────────────────
 
@@ -136,7 +153,19 @@ class GrpcLink:
             "in_flight": len(self._pending),
             "edge": self._identity_name,
             "server": f"{self._config.host}:{self._config.port}",
+            "certificates": [
+                {
+                    "name": expiry.name,
+                    "not_after_ms": expiry.not_after_ms,
+                    "days_left": expiry.days_left(self._clock.now_ms()),
+                }
+                for expiry in self._expiries.values()
+            ],
         }
+
+    def spells(self) -> int:
+        """How often the link became ready: what fails after that is another outage."""
+        return self._spells
 
     # ── one connection ───────────────────────────────────────────────────────────────────────
 
@@ -150,10 +179,11 @@ class GrpcLink:
         self._session, self._pending = Session(), Pending()
         self._outbox, self._inbox = asyncio.Queue(), asyncio.Queue(_INBOX)
         self._since_ms = self._clock.now_ms()
+        self._accepted_s = None
         try:
             await self._connect()
         except BaseException as error:
-            cause = _cause(error)
+            cause = await self._explained(_cause(error))
             self._last_error = str(cause) if isinstance(cause, GatewayError) else type(cause).__name__
             if cause is error:
                 raise
@@ -162,6 +192,30 @@ class GrpcLink:
             self._ready.clear()
             self._on(StreamEnded())
             self._pending.fail(self._last_error or "the link was closed")
+
+    async def _explained(self, cause: BaseException) -> BaseException:
+        """The same, in better words where there are some."""
+        if isinstance(cause, _NoContact):
+            reason = await diagnose(self._config)
+            return TransientError(f"{self._where}: {reason}") if reason else cause
+        if self._accepted_s is None:
+            return cause
+        if not isinstance(cause, _Completed):
+            self._evictions = 0
+            return cause
+        lived_s = self._clock.monotonic_s() - self._accepted_s
+        is_short = lived_s < 2 * self._config.reconnect_max_ms / 1000  # the other one waits at most half of that
+        self._evictions = self._evictions + 1 if is_short else 1
+        if self._evictions < _EVICTIONS:
+            return cause
+        return RefusedError(
+            "another gateway uses the same routing key: the cloud closes the stream again and again shortly after it"
+            " has accepted us; give each gateway an edge of its own in the cloud"
+        )
+
+    @property
+    def _where(self) -> str:
+        return f"{self._config.host}:{self._config.port}"
 
     async def _connect(self) -> None:
         key = self._config.routing_key.get_secret_value()
@@ -172,6 +226,8 @@ class GrpcLink:
                 " (or CLOUD_ROUTING_KEY and CLOUD_ROUTING_SECRET)"
             )
         request = encode_connect(key, secret, self._config.edge_version, self._config.max_inbound_bytes)
+        if self._config.ssl_enabled:
+            self._look_at(file_expiries(self._config))
         compression = grpc.Compression.Gzip if self._config.gzip else grpc.Compression.NoCompression
         async with open_channel(self._config) as channel:
             open_stream: Any = channel.stream_stream
@@ -192,9 +248,7 @@ class GrpcLink:
                 while self._session.state is State.CONNECTING:
                     event = await self._read(call)
         except TimeoutError:
-            raise TransientError(
-                f"{self._config.host}:{self._config.port}: no verdict within {self._config.timeout_ms} ms"
-            ) from None
+            raise _NoContact(f"{self._where}: no verdict within {self._config.timeout_ms} ms") from None
         if isinstance(event, Refused):
             raise _refusal(event)
         if not isinstance(event, Accepted):
@@ -205,6 +259,7 @@ class GrpcLink:
                 " has a protocol that this gateway knows"
             )
         self._max_message_bytes = event.max_message_bytes - _ENVELOPE_BYTES
+        self._accepted_s = self._clock.monotonic_s()
         self._number += 1
         self._counters.add("cloud.connects")
         return event.identity
@@ -219,14 +274,16 @@ class GrpcLink:
             tasks.create_task(self._read_all(call), name="cloud.read")
             tasks.create_task(self._apply_all(), name="cloud.apply")
             tasks.create_task(self._watch(), name="cloud.watch")
+            tasks.create_task(self._watch_certificates(), name="cloud.certificates")
 
     async def _read(self, call: Call) -> LinkEvent:
         try:
             data = await call.read()
         except grpc.aio.AioRpcError as error:
-            raise TransientError(_reason(error, self._config)) from None
+            kind = _NoContact if self._session.state is State.CONNECTING and _is_transport(error) else TransientError
+            raise kind(_reason(error, self._config)) from None
         if not isinstance(data, bytes):  # the mark of the end: completed with OK, an error would have raised
-            raise TransientError(
+            raise _Completed(
                 "the cloud closed the stream: the edge was deleted there, or another gateway uses the same key"
             )
         event = decode_response(data)
@@ -278,6 +335,7 @@ class GrpcLink:
         self._on(SyncApplied())
         if not self._ready.is_set():
             self._last_error = None
+            self._spells += 1
             self._ready.set()
             log.info("cloud: connected to %s:%d as %r", self._config.host, self._config.port, self._identity_name)
 
@@ -288,9 +346,32 @@ class GrpcLink:
             is_syncing = self._session.state is State.SYNCING
             if is_syncing and now_s - self._sync_heard_s >= self._config.sync_timeout_s:
                 raise TransientError(f"the cloud's sync stands still for {self._config.sync_timeout_s:g} s")
-            silent_s = self._pending.overdue_s(now_s, self._config.answer_timeout_s)
-            if silent_s:
-                raise TransientError(f"the cloud has not answered for {silent_s:.0f} s though messages are waiting")
+            if self._pending.overdue_s(now_s, self._config.answer_timeout_s):
+                raise TransientError(
+                    f"the cloud has not answered for {self._config.answer_timeout_s:g} s though messages are waiting"
+                )
+
+    async def _watch_certificates(self) -> None:
+        """Once a day, with the first good connection: the server's own certificate as well as our files."""
+        while self._config.ssl_enabled:
+            now_s = self._clock.monotonic_s()
+            if now_s < self._certificates_due_s:
+                await self._clock.sleep(self._certificates_due_s - now_s)
+            self._certificates_due_s = self._clock.monotonic_s() + _CERTIFICATES_S
+            self._look_at(file_expiries(self._config))
+            der = await server_certificate(self._config)
+            with contextlib.suppress(RejectedError):
+                self._look_at([Expiry("server", not_after_ms(der))] if der else [])
+
+    def _look_at(self, expiries: Sequence[Expiry]) -> None:
+        """Remember, and warn once of each that ends soon."""
+        for expiry in expiries:
+            self._expiries[expiry.name] = expiry
+            days = expiry.days_left(self._clock.now_ms())
+            if days < WARN_DAYS and expiry not in self._expiries_told:
+                self._expiries_told.add(expiry)
+                when = "has expired" if days < 0 else f"expires in {days} days"
+                log.warning("cloud: the certificate %s %s; the link ends with it", expiry.name, when)
 
     def _on(self, event: LinkEvent | StreamEnded) -> None:
         before = self._session.state
@@ -317,25 +398,29 @@ def open_channel(config: CloudConfig) -> grpc.aio.Channel:
         ("grpc.enable_retries", 0),
         ("grpc.use_local_subchannel_pool", 1),
     ]
-    target = f"{config.host}:{config.port}"
+    if config.proxy_host:
+        options.append(("grpc.http_proxy", _proxy_url(config)))
+    else:
+        options.append(("grpc.enable_http_proxy", 0))  # the configuration decides, not a variable of the environment
+    host = f"[{config.host}]" if ":" in config.host else config.host
+    target = f"{host}:{config.port}"
     if not config.ssl_enabled:
         return grpc.aio.insecure_channel(target, options)
     if config.ssl_server_name:
         options.append(("grpc.ssl_target_name_override", config.ssl_server_name))
-    return grpc.aio.secure_channel(target, grpc.ssl_channel_credentials(_roots(config.ssl_cert)), options)
+    key, certificate = read_pair(config) or (None, None)
+    credentials = grpc.ssl_channel_credentials(read_roots(config), key, certificate)
+    return grpc.aio.secure_channel(target, credentials, options)
 
 
-def _roots(path: Path | None) -> bytes | None:
-    """The named PEM, else the system's store; None (no such store): the list that comes with grpc."""
-    if path is None:
-        system = ssl.get_default_verify_paths().cafile or "/etc/ssl/certs/ca-certificates.crt"
-        path = Path(system)
-        if not path.is_file():
-            return None
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise RefusedError(f"cloud.ssl_cert: {path} cannot be read: {error.strerror}") from None
+def _proxy_url(config: CloudConfig) -> str:
+    """As grpc wants it: user and password are percent-encoded, so that any character may be in them."""
+    user = ""
+    if config.proxy_user is not None:
+        password = config.proxy_password.get_secret_value() if config.proxy_password else ""
+        user = f"{quote(config.proxy_user, safe='')}:{quote(password, safe='')}@"
+    host = f"[{config.proxy_host}]" if ":" in (config.proxy_host or "") else config.proxy_host
+    return f"http://{user}{host}:{config.proxy_port}"
 
 
 def _refusal(event: Refused) -> GatewayError:
@@ -344,10 +429,20 @@ def _refusal(event: Refused) -> GatewayError:
     return TransientError("the cloud cannot accept us now (SERVER_UNAVAILABLE)")
 
 
+def _is_transport(error: grpc.aio.AioRpcError) -> bool:
+    """May a probe say more than the status code?"""
+    return error.code() not in (grpc.StatusCode.UNIMPLEMENTED, grpc.StatusCode.RESOURCE_EXHAUSTED)
+
+
 def _reason(error: grpc.aio.AioRpcError, config: CloudConfig) -> str:
     """A short text that names the layer; the server's own words are kept out, they may hold secrets."""
     where = f"{config.host}:{config.port}"
     code, details = error.code(), (error.details() or "").lower()
+    if code is grpc.StatusCode.UNIMPLEMENTED:
+        return (
+            f"{where}: wrong service: gRPC answers here, but it is no edge port (UNIMPLEMENTED);"
+            " ThingsBoard's is 7070 by default"
+        )
     if code is grpc.StatusCode.RESOURCE_EXHAUSTED:
         return f"{where}: gRPC RESOURCE_EXHAUSTED (a message over the limit, or too much at once)"
     if code is not grpc.StatusCode.UNAVAILABLE:

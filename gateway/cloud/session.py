@@ -156,7 +156,8 @@ def states_page() -> str:
     diagram = "\n".join(lines)
     return (
         "# The states of the cloud link\n\n"
-        "Generated from the table in `gateway/cloud/session.py`: `python -m gateway.cloud.session > docs/cloud-states.md`.\n\n"
+        "Generated from the table in `gateway/cloud/session.py`:"
+        " `python -m gateway.cloud.session > docs/cloud-states.md`.\n\n"
         f"```mermaid\n{diagram}\n```\n\n"
         "An event that has no arrow from the present state is the cloud's fault: the connection is given up and made\n"
         "anew. What each state means to a person stands in [cloud.md](cloud.md#what-the-states-mean).\n"
