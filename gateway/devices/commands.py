@@ -166,7 +166,7 @@ class Commands:
 
     async def answer_device(self, device_id: UUID, request_id: int, session_id: str | None, response: str) -> None:
         """The cloud's answer to a call that a device made; nothing durable depends on it."""
-        self._rpc.server_answered(device_id, request_id, response)
+        self._rpc.server_answered(device_id, request_id, session_id, response)
 
     async def append_event(self, type_: str, action: str, entity_id: UUID | None, body: Json | None = None) -> None:
         """Queue one event."""

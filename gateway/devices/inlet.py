@@ -194,6 +194,7 @@ class Inlet:
 
     def closed(self, session: Session) -> None:
         """A session has ended."""
+        self.rpc.session_closed(session)
         if self._sessions.get(session.device.id) is session:
             del self._sessions[session.device.id]
 

@@ -22,7 +22,7 @@ from gateway.domain.cloud_event import Action, CloudEvent, Lane
 from gateway.domain.entity import EntityId, Json
 from gateway.domain.message import Message, MessageType
 from gateway.domain.rpc import RpcError, RpcRequest, RpcResponse, RpcState
-from gateway.errors import RejectedError, TransientError
+from gateway.errors import TransientError
 from gateway.ports import Clock, Outcome, Receipt, RuleCall, RuleReply, Snapshot
 from gateway.supervise import Counters
 
@@ -66,7 +66,7 @@ class RpcDesk:
         self._next_id: dict[UUID, int] = {}
         self._seen: OrderedDict[UUID, None] = OrderedDict()
         self._routed: set[UUID] = set()
-        self._server_calls: dict[tuple[UUID, int], asyncio.Future[str]] = {}
+        self._server_calls: dict[tuple[UUID, int], tuple[UUID, asyncio.Future[str | None]]] = {}
         self._tasks: asyncio.TaskGroup | None = None
         self._early: list[RuleCall] = []
         pipeline.on_call = self._start
@@ -119,7 +119,13 @@ class RpcDesk:
             "deviceType": device.type if device else "",
             "requestId": str(request.request_id),
         }
-        params = request.params if isinstance(request.params, str) else orjson.dumps(request.params).decode()
+        try:
+            # As JSON text, texts too: the text "5" must not reach the device as the number 5.
+            params = orjson.dumps(request.params).decode()
+        except TypeError:  # nested too deeply
+            log.warning("rpc: the params of the call %r cannot be carried", request.method)
+            answer = _answer_event(request, RpcResponse(error=RpcError.INTERNAL), self._clock.now_ms())
+            return self._pipeline.commit([answer])
         message = Message(
             type=MessageType.RPC_CALL_FROM_SERVER_TO_DEVICE.value,
             originator=EntityId("DEVICE", request.device_id),
@@ -179,11 +185,12 @@ class RpcDesk:
         """Hand the call over (again after a lost connection) and wait for the answer."""
         request = entry.request
         while True:
+            # Cleared before looking: who subscribes from here on wakes us, also while an older connection is given up.
+            entry.listening.clear()
             session = self.session_of(device_id)
             if session is None or not session.hears_rpc:
                 if request.is_oneway and not request.is_persisted:
                     return RpcResponse(error=RpcError.NO_ACTIVE_CONNECTION)
-                entry.listening.clear()
                 await entry.listening.wait()
                 continue
             if not entry.was_sent:
@@ -194,7 +201,6 @@ class RpcDesk:
             try:
                 answer = await session.channel.send_rpc(rpc_id, request)
             except TransientError:
-                entry.listening.clear()
                 await entry.listening.wait()
                 continue
             if answer is not None:
@@ -223,10 +229,12 @@ class RpcDesk:
     async def call_server(self, session: Session, request_id: int, method: str, params: Json) -> str | None:
         """Through the rules; answered by a reply node or by the cloud, None when nobody does in time."""
         key = (session.device.id, request_id)
-        future: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         if len(self._server_calls) >= MAX_OPEN:
-            raise RejectedError(f"{session.device.name}: more than {MAX_OPEN} calls to the server wait for answers")
-        self._server_calls[key] = future
+            # Not this device's fault: it is told, and stays connected.
+            self._counters.add("rpc.server_calls_refused")
+            return '{"error":"too many calls wait for answers, try again later"}'
+        future: asyncio.Future[str | None] = asyncio.get_running_loop().create_future()
+        self._server_calls[key] = (session.id, future)
         message = Message(
             type=MessageType.TO_SERVER_RPC_REQUEST.value,
             originator=session.device.entity_id,
@@ -247,17 +255,26 @@ class RpcDesk:
         except TimeoutError:
             return None
         finally:
-            if self._server_calls.get(key) is future:
+            if self._server_calls.get(key) == (session.id, future):
                 del self._server_calls[key]
 
     def _reply(self, reply: RuleReply) -> None:
-        self.server_answered(reply.device_id, reply.request_id, reply.response)
+        self.server_answered(reply.device_id, reply.request_id, reply.session_id, reply.response)
 
-    def server_answered(self, device_id: UUID, request_id: int, response: str) -> None:
-        """By a rule or by the cloud; an answer nobody waits for is ignored."""
-        future = self._server_calls.get((device_id, request_id))
-        if future is not None and not future.done():
+    def server_answered(self, device_id: UUID, request_id: int, session_id: str | None, response: str) -> None:
+        """By a rule or by the cloud; an answer nobody waits for is ignored.
+
+        Devices count their calls from the beginning with each connection: the session tells old from new.
+        """
+        caller, future = self._server_calls.get((device_id, request_id), (None, None))
+        if future is not None and not future.done() and session_id in (None, "", str(caller)):
             future.set_result(response)
+
+    def session_closed(self, session: Session) -> None:
+        """Nobody waits for the answers to its calls any more."""
+        for caller, future in list(self._server_calls.values()):
+            if caller == session.id and not future.done():
+                future.set_result(None)
 
     def open_calls(self) -> int:
         """Calls under way."""

@@ -1,8 +1,14 @@
+import asyncio
+from typing import Any
 from uuid import uuid4
 
+import pytest
+
+from gateway.devices.rpc import MAX_OPEN
 from gateway.domain.changes import SaveRpc
 from gateway.domain.cloud_event import Lane
-from gateway.domain.rpc import RpcResponse, RpcState
+from gateway.domain.rpc import RpcRequest, RpcResponse, RpcState
+from gateway.errors import TransientError
 from gateway.ports import Snapshot
 from tests.fakes.house import FakeChannel, House, settle
 
@@ -194,3 +200,81 @@ async def test_after_a_restart_a_sent_call_is_answered_and_a_queued_one_is_execu
         answers = {answer["requestUUID"]: answer for answer in house.answers()}
         assert answers[str(sent.request_uuid)]["error"] == "TIMEOUT"
         assert answers[str(queued.request_uuid)]["response"] == "9"
+
+
+async def test_a_call_moves_to_the_connection_that_took_over_before_the_old_one_was_given_up():
+    class Stuck(FakeChannel):
+        lost: asyncio.Future[RpcResponse | None]
+
+        async def send_rpc(self, rpc_id: int, request: RpcRequest) -> RpcResponse | None:
+            self.lost = asyncio.get_running_loop().create_future()
+            return await self.lost
+
+    async with House() as house:
+        device, old, new = house.add_device(), Stuck(), FakeChannel()
+        house.inlet.open_session(device, old).subscribe_rpc(True)
+        await house.commands.call_device(house.call(device))
+        await settle()
+        new.answer = RpcResponse(response="2")
+        house.inlet.open_session(device, new).subscribe_rpc(True)
+        await settle()
+        old.lost.set_exception(TransientError("the connection ended before the device confirmed"))
+        await settle()
+        assert [answer["response"] for answer in house.answers()] == ["2"]
+
+
+@pytest.mark.parametrize("params", ["5", "null", "true", '{"a":1}', "", "abc", 0, False, None])
+async def test_text_params_stay_text_and_falsy_ones_stay_what_they_are(params):
+    async with House() as house:
+        device, channel = house.add_device(), FakeChannel()
+        house.inlet.open_session(device, channel).subscribe_rpc(True)
+        await house.commands.call_device(house.call(device, params=params))
+        await settle()
+        ((_, sent),) = channel.calls
+        assert (type(sent.params), sent.params) == (type(params), params)
+
+
+async def test_params_that_cannot_be_carried_end_their_call_and_no_other():
+    deep: list[Any] = []
+    for _ in range(300):
+        deep = [deep]
+    async with House() as house:
+        device, channel = house.add_device(), FakeChannel()
+        channel.answer = RpcResponse(response="1")
+        house.inlet.open_session(device, channel).subscribe_rpc(True)
+        await house.commands.call_device(house.call(device, params=deep))
+        await house.commands.call_device(house.call(device))
+        await settle()
+        assert [answer.get("error", answer.get("response")) for answer in house.answers()] == ["INTERNAL", "1"]
+
+
+async def test_an_answer_to_a_call_of_an_earlier_connection_is_not_taken_for_the_new_one():
+    async with House() as house:
+        device = house.add_device()
+        first = house.inlet.open_session(device, FakeChannel())
+        early = asyncio.ensure_future(first.call_server(1, "getTime", None))
+        await settle()
+        second = house.inlet.open_session(device, FakeChannel())
+        await settle()
+        assert early.result() is None
+        call = asyncio.ensure_future(second.call_server(1, "getTime", None))
+        await settle()
+        await house.commands.answer_device(device.id, 1, str(first.id), '"old"')
+        await house.commands.answer_device(device.id, 1, str(second.id), '"new"')
+        assert await call == '"new"'
+
+
+async def test_when_too_many_calls_to_the_server_wait_the_caller_is_told_and_calls_of_gone_devices_are_forgotten():
+    async with House() as house:
+        noisy = house.inlet.open_session(house.add_device("Noisy", "n"), FakeChannel())
+        calls = [asyncio.ensure_future(noisy.call_server(number, "m", None)) for number in range(MAX_OPEN)]
+        await settle()
+        other = house.inlet.open_session(house.add_device("Other", "o"), FakeChannel())
+        assert "too many" in (await other.call_server(1, "m", None) or "")
+        noisy.close()
+        await settle()
+        assert all(call.done() for call in calls)
+        call = asyncio.ensure_future(other.call_server(2, "m", None))
+        await settle()
+        house.rpc.server_answered(other.device.id, 2, None, "4")
+        assert await call == "4"
