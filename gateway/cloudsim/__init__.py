@@ -8,8 +8,8 @@ arrived, and can be told to misbehave. In a process of its own: `edge-gateway cl
 """
 
 from gateway.cloudsim.faults import FaultSettings
-from gateway.cloudsim.options import CloudSimOptions, CustomerKind, SimDevice
+from gateway.cloudsim.options import CloudSimOptions, CustomerKind, Flavour, SimDevice
 from gateway.cloudsim.rpc import RpcResult
 from gateway.cloudsim.server import CloudSim, run
 
-__all__ = ["CloudSim", "CloudSimOptions", "CustomerKind", "FaultSettings", "RpcResult", "SimDevice", "run"]
+__all__ = ["CloudSim", "CloudSimOptions", "CustomerKind", "FaultSettings", "Flavour", "RpcResult", "SimDevice", "run"]

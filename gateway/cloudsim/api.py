@@ -16,7 +16,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from gateway.cloudsim.options import CustomerKind
+from gateway.cloudsim.options import CustomerKind, Flavour
 from gateway.errors import RejectedError, TransientError
 
 if TYPE_CHECKING:
@@ -89,6 +89,11 @@ def make_app(sim: CloudSim) -> Starlette:
             Route("/api/edge", wrap(api.edge), methods=["POST"]),
             Route("/api/end-session", wrap(api.end_session), methods=["POST"]),
             Route("/api/offline", wrap(api.offline), methods=["POST"]),
+            Route("/api/cloud", wrap(api.cloud), methods=["POST"]),
+            Route("/api/everything", wrap(api.everything), methods=["POST"]),
+            Route("/api/takeover", wrap(api.takeover), methods=["POST"]),
+            Route("/api/goaway", wrap(api.goaway), methods=["POST"]),
+            Route("/api/reset-connections", wrap(api.reset_connections), methods=["POST"]),
             Route("/api/sync", wrap(api.sync), methods=["POST"]),
             Route("/api/faults", wrap(api.faults), methods=["GET", "POST"]),
             Route("/api/reset-counters", wrap(api.reset_counters), methods=["POST"]),
@@ -137,6 +142,9 @@ class _Api:
             await self._sim.set_token(name, token)
         if new_name := _field(body, "name", str, ""):
             await self._sim.rename_device(name, new_name)
+        if "assigned" in body:
+            assign = self._sim.assign_device if _field(body, "assigned", bool) else self._sim.unassign_device
+            await assign(new_name or name)
         return _json(self._sim.device_state(new_name or name))
 
     async def delete_device(self, request: Request) -> Response:
@@ -191,11 +199,51 @@ class _Api:
         return _json({"id": str(await self._sim.push_rule_chain(await _body(request), is_root=is_root))}, 201)
 
     async def edge(self, request: Request) -> Response:
-        wanted = _field(await _body(request), "customer", str)
-        if wanted not in list(CustomerKind):
+        body = await _body(request)
+        wanted, identity = _field(body, "customer", str, ""), _field(body, "identity", str, "")
+        name = _field(body, "name", str, "")
+        if unknown := body.keys() - {"customer", "identity", "name"} or not body:
+            raise RejectedError(f"give customer, identity or name, not {unknown if body else 'nothing'}")
+        if wanted and wanted not in list(CustomerKind):
             raise RejectedError(f"customer must be one of {', '.join(CustomerKind)}")
-        await self._sim.set_customer(CustomerKind(wanted))
+        if identity not in ("", "new"):
+            raise RejectedError("identity can only be 'new'")
+        if identity:
+            await self._sim.new_identity()
+        if name:
+            await self._sim.rename_edge(name)
+        if wanted:
+            await self._sim.set_customer(CustomerKind(wanted))
+        return _json({"id": str(self._sim.world.edge_id), "tenant": str(self._sim.world.tenant_id)})
+
+    async def cloud(self, request: Request) -> Response:
+        body = await _body(request)
+        if body.keys() - {"version", "flavour", "cloud_type"} or not body:
+            raise RejectedError("give version, flavour or cloud_type")
+        flavour = _field(body, "flavour", str, "") or None
+        if flavour is not None and flavour not in list(Flavour):
+            raise RejectedError(f"flavour must be one of {', '.join(Flavour)}")
+        await self._sim.upgrade(
+            version=_field(body, "version", str, "") or None,
+            flavour=Flavour(flavour) if flavour else None,
+            cloud_type=_field(body, "cloud_type", str) if "cloud_type" in body else None,
+        )
+        return _json(self._sim.state() | {"listening": self._sim.is_listening})
+
+    async def everything(self, request: Request) -> Response:
+        return _json({"queued": await self._sim.push_everything()})
+
+    async def takeover(self, request: Request) -> Response:
+        await self._sim.takeover()
         return _json({})
+
+    async def goaway(self, request: Request) -> Response:
+        grace_s = _number(request, "grace_s", 1)
+        await self._sim.goaway(grace_s)
+        return _json({"grace_s": grace_s})
+
+    async def reset_connections(self, request: Request) -> Response:
+        return _json({"reset": await self._sim.reset()})
 
     async def end_session(self, request: Request) -> Response:
         await self._sim.end_session()

@@ -19,7 +19,8 @@ from gateway.cloudsim.events import EdgeEvent
 from gateway.cloudsim.faults import Faults
 from gateway.cloudsim.provision import Provisioning, read_json
 from gateway.cloudsim.rpc import RpcCalls, RpcRecord
-from gateway.cloudsim.values import read_values, uuid_of
+from gateway.cloudsim.strict import DATA_TYPES, PartCheck, StreamCheck
+from gateway.cloudsim.values import Report, check_halves, check_value, read_values, uuid_of
 from gateway.cloudsim.world import SCOPES, STATE_KEYS, Entity, World
 from gateway.domain.entity import Json
 from gateway.domain.telemetry import Attribute, Value
@@ -70,23 +71,27 @@ class Uplink:
         push: Callable[[EdgeEvent], None],
         push_priority: Callable[[EdgeEvent], None],
         now_ms: Callable[[], int],
+        report: Report,
     ) -> None:
-        self._world, self._release, self._arrivals = world, release, arrivals
+        self._world, self.release, self._arrivals = world, release, arrivals
+        self._report, self.parts = report, PartCheck(world, report)
         self._faults, self._rpc, self._counters = faults, rpc, counters
         self._push, self._push_priority, self._now_ms = push, push_priority, now_ms
-        self._provisioning = Provisioning(world, release, faults, counters, push, now_ms)
+        self.provisioning = Provisioning(world, release, faults, counters, push, now_ms)
+        self._stream: StreamCheck | None = None
+        self._uplink_id = 0
         self.replies: dict[str, ReplyMaker] = {}
         """Methods that a rule of the cloud answers when a device calls them; others stay unanswered."""
         self._answers = True
         made: list[tuple[str, Callable[[Any], None]]] = [
-            ("deviceProfileUpdateMsg", lambda msg: self._provisioning.profile("DEVICE_PROFILE", msg)),
-            ("deviceUpdateMsg", self._provisioning.device),
-            ("deviceCredentialsUpdateMsg", self._provisioning.credentials),
-            ("assetProfileUpdateMsg", lambda msg: self._provisioning.profile("ASSET_PROFILE", msg)),
-            ("assetUpdateMsg", self._provisioning.asset),
+            ("deviceProfileUpdateMsg", lambda msg: self.provisioning.profile("DEVICE_PROFILE", msg)),
+            ("deviceUpdateMsg", self.provisioning.device),
+            ("deviceCredentialsUpdateMsg", self.provisioning.credentials),
+            ("assetProfileUpdateMsg", lambda msg: self.provisioning.profile("ASSET_PROFILE", msg)),
+            ("assetUpdateMsg", self.provisioning.asset),
             ("ruleChainUpdateMsg", self._rule_chain),
             ("ruleChainMetadataUpdateMsg", self._rule_chain_metadata),
-            ("entityViewUpdateMsg", self._provisioning.entity_view),
+            ("entityViewUpdateMsg", self.provisioning.entity_view),
             ("entityData", self._entity_data),
             ("alarmUpdateMsg", self._alarm),
             ("relationUpdateMsg", self._relation),
@@ -98,14 +103,16 @@ class Uplink:
             ("deviceRpcCallMsg", self._rpc_call),
         ]
         self._order = made
+        self._handled = {name for name, _ in made} | {"uplinkMsgId"}
 
-    def apply(self, msg: edge_pb2.UplinkMsg) -> bool:
+    def apply(self, msg: edge_pb2.UplinkMsg, stream: StreamCheck | None = None) -> bool:
         """Do everything that the message says. False: the server never answers this one.
 
         Raises:
             RejectedError: A part failed; its text is the answer's.
         """
         self._answers = True
+        self._stream, self._uplink_id = stream, msg.uplinkMsgId
         parts = {field.name: value for field, value in msg.ListFields()}
         if "entityData" in parts and len(parts) <= 2 and not self._faults.has_match:
             take = self._entity_data
@@ -117,7 +124,12 @@ class Uplink:
             for part in parts.get(name, ()):
                 if has_match and self._faults.check(self._texts(part)):
                     self._answers = False
+                if name != "entityData":
+                    self.parts.check(name, part)
                 handle(part)
+        for name in parts.keys() - self._handled:
+            for part in parts[name]:
+                self.parts.check(name, part)
         return self._answers
 
     def _texts(self, part: Any) -> Iterable[str]:
@@ -149,6 +161,7 @@ class Uplink:
         type_ = data.entityType
         entity = self._world.subject(data.entityIdMSB, data.entityIdLSB, type_)
         if entity is None:
+            self._no_subject(data)
             if type_ not in _ENTITY_TYPES:
                 raise RejectedError(f"No enum constant EntityType.{type_}")
             self._counters.add("dropped_unknown")
@@ -159,6 +172,7 @@ class Uplink:
                 self._arrivals.take(entity.series, lists)
             else:
                 self._counters.add("empty_telemetry")
+                self._report("empty_telemetry", f"{entity.name!r}: postTelemetryMsg without a list is never answered")
                 self._answers = False
         if data.HasField("postAttributesMsg"):
             self._attributes(entity, data, data.postAttributesMsg.kv, is_post=True)
@@ -172,17 +186,36 @@ class Uplink:
             return
         entity.last_activity_ms = self._now_ms()
 
+    def _no_subject(self, data: edge_pb2.EntityDataProto) -> None:
+        msb, lsb, type_ = data.entityIdMSB, data.entityIdLSB, data.entityType
+        check_halves(self._report, f"entityData of {type_}", msb, lsb)
+        id_ = uuid_of(msb, lsb)
+        if type_ not in DATA_TYPES:
+            self._report("entity_type", f"{type_!r} of {id_}")
+        elif not self._world.was_removed(id_):
+            self._report("unknown_entity", f"data of {type_} {id_} before it exists: dropped, answered with success")
+
     def _attributes(self, entity: Entity, data: edge_pb2.EntityDataProto, kvs: Any, *, is_post: bool) -> None:
         scope_name = data.postAttributeScope
-        if is_post and self._release < (4, 0):
+        if scope_name not in SCOPES:
+            self._report("attribute_scope", f"{entity.name!r}: postAttributeScope is {scope_name!r}")
+        if is_post and self.release < (4, 0):
             scope_name = "CLIENT_SCOPE"  # the rule node's own scope counts there
         held = entity.attributes[_scope(scope_name)]
         ts_ms = self._now_ms()
-        if self._release >= (4, 0) and data.HasField("attributeTs"):
+        if self.release >= (4, 0) and data.HasField("attributeTs"):
             ts_ms = data.attributeTs
+        elif self.release >= (4, 0):
+            self._report("attribute_ts_missing", f"{entity.name!r}: {', '.join(kv.key for kv in kvs)}")
+        for kv in kvs:
+            check_value(self._report, kv)
         for key, value in read_values(kvs).items():
             known = held.get(key)
-            if known is not None and self._release >= (4, 0) and ts_ms <= known.ts_ms:
+            if known is not None and self.release >= (4, 0) and ts_ms == known.ts_ms and value != known.value:
+                self._report(
+                    "attribute_ts_constant", f"{entity.name!r}: {key} has another value at the same time {ts_ms}: lost"
+                )
+            if known is not None and self.release >= (4, 0) and ts_ms <= known.ts_ms:
                 self._counters.add("stale_attributes")
                 continue
             held[key] = Attribute(ts_ms, value)
@@ -191,7 +224,7 @@ class Uplink:
     # ── other entities ──
 
     def _rule_chain(self, msg: edge_pb2.RuleChainUpdateMsg) -> None:
-        if self._release < (4, 0):
+        if self.release < (4, 0):
             return  # older servers do not know the field
         id_ = uuid_of(msg.idMSB, msg.idLSB)
         if msg.msgType == _DELETED:
@@ -203,7 +236,7 @@ class Uplink:
             self._world.root_chain_id = id_
 
     def _rule_chain_metadata(self, msg: edge_pb2.RuleChainMetadataUpdateMsg) -> None:
-        if self._release >= (4, 0):
+        if self.release >= (4, 0):
             json = read_json(msg.entity)
             self._world.metadata[UUID(json["ruleChainId"]["id"])] = json
 
@@ -279,7 +312,7 @@ class Uplink:
 
     def _rpc_call(self, msg: edge_pb2.DeviceRpcCallMsg) -> None:
         if msg.HasField("responseMsg"):
-            self._rpc.take_answer(msg)
+            self._rpc.take_answer(msg, self._stream, self._uplink_id)
         elif msg.HasField("requestMsg"):
             self._call_by_device(msg)
 

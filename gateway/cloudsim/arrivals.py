@@ -19,8 +19,9 @@ from enum import IntEnum
 from typing import Final
 
 from gateway.cloud.pb import queue_pb2
-from gateway.cloudsim.values import LONG, read_value
+from gateway.cloudsim.values import LONG, Report, check_value, read_value
 from gateway.domain.telemetry import Value
+from gateway.errors import RejectedError
 
 SEQUENCE_KEY: Final = "seq"
 _MAX_RANGES: Final = 10_000
@@ -126,8 +127,8 @@ class Series:
 class Arrivals:
     """Counts over all entities. `events` are time stamps (telemetry messages), `points` are values."""
 
-    def __init__(self, keep_values: int) -> None:
-        self._keep = keep_values
+    def __init__(self, keep_values: int, report: Report = lambda kind, what: None) -> None:
+        self._keep, self._report = keep_values, report
         self._recent: set[int] = set()
         self._older: set[int] = set()
         self.latencies_ms: deque[int] = deque(maxlen=_LATENCIES)
@@ -160,7 +161,13 @@ class Arrivals:
             number = -1
             for kv in item.kv:
                 key = kv.key
-                value = read_value(kv)
+                try:
+                    value = read_value(kv)
+                except RejectedError as error:
+                    self._report("no_value", str(error))
+                    raise
+                if not value:
+                    check_value(self._report, kv)
                 points += 1
                 known = latest.get(key)
                 if known is None or known[0] <= ts:
@@ -172,6 +179,8 @@ class Arrivals:
                     history.append((ts, value))
                 if key == SEQUENCE_KEY and kv.type == LONG:
                     number = kv.long_v
+            if ts <= 0 or not points:
+                self._odd(ts, item)
             series.events += 1
             series.points += points
             self.events += 1
@@ -195,6 +204,12 @@ class Arrivals:
         """A percentile of the latest latencies; 0 when there are none."""
         ordered = sorted(self.latencies_ms)
         return ordered[min(len(ordered) - 1, len(ordered) * percent // 100)] if ordered else 0
+
+    def _odd(self, ts: int, item: queue_pb2.TsKvListProto) -> None:
+        if not item.kv:
+            self._report("empty_telemetry", f"no value at {ts}")
+        if ts <= 0:
+            self._report("zero_ts", f"{', '.join(kv.key for kv in item.kv)} at {ts}")
 
     def _note(self, series: Series, seen: Seen) -> None:
         if seen is Seen.REPEATED:

@@ -6,9 +6,12 @@ import asyncio
 from pathlib import Path
 
 import click
+import orjson
 
-from gateway.cloudsim.options import VERSIONS, CloudSimOptions, CustomerKind, SimDevice
-from gateway.errors import ConfigError, TransientError
+from gateway.cloudsim.faults import Faults
+from gateway.cloudsim.options import VERSIONS, CloudSimOptions, CustomerKind, Flavour, SimDevice
+from gateway.domain.entity import Json
+from gateway.errors import ConfigError, RejectedError, TransientError
 
 EXIT_CONFIG = 78
 
@@ -38,6 +41,22 @@ def parse_device(text: str) -> SimDevice:
     return SimDevice(name=name.strip(), profile=profile.strip() or "default", token=token)
 
 
+def parse_fault(text: str) -> tuple[str, Json]:
+    """`NAME` (true) or `NAME=VALUE`: the value as in the HTTP API; what is not JSON is a text."""
+    name, mark, given = text.partition("=")
+    value: Json = True
+    if mark:
+        try:
+            value = orjson.loads(given)
+        except orjson.JSONDecodeError:
+            value = given
+    try:
+        Faults().update({name: value})
+    except RejectedError as error:
+        raise click.BadParameter(f"{text!r}: {error}") from None
+    return name, value
+
+
 @click.command("cloud-sim", help="A stand-in for the cloud's side of the edge protocol. A development tool.")
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
 @click.option("--grpc-port", default=7070, show_default=True, help="Port of the edge protocol; 0: a free one.")
@@ -45,7 +64,16 @@ def parse_device(text: str) -> SimDevice:
 @click.option("--no-http", is_flag=True, help="No HTTP API.")
 @click.option("--routing-key", default="demo-edge", show_default=True)
 @click.option("--routing-secret", default="demo-secret", show_default=True)
-@click.option("--version", "version", default="4.3", show_default=True, type=click.Choice(VERSIONS))
+@click.option("--version", "version", type=click.Choice(VERSIONS), help="Release  [default: 4.3; of winstar: 3.7]")
+@click.option(
+    "--flavour", default="thingsboard", show_default=True, type=click.Choice([kind.value for kind in Flavour])
+)
+@click.option(
+    "--cloud-type", default="CE", show_default=True, help="Edition that it says it is; edges refuse all but CE."
+)
+@click.option("--widgets", default=3, show_default=True, help="Widget types, each one a message of a full sync.")
+@click.option("--fault", "faults", multiple=True, help="NAME or NAME=VALUE, in force from the start; repeatable.")
+@click.option("--ack-within-s", default=10.0, show_default=True, help="A later acknowledgement is a violation.")
 @click.option("--customer", default="none", show_default=True, type=click.Choice([kind.value for kind in CustomerKind]))
 @click.option("--tls-cert", type=click.Path(exists=True, dir_okay=False, path_type=Path))
 @click.option("--tls-key", type=click.Path(exists=True, dir_okay=False, path_type=Path))
@@ -63,7 +91,12 @@ def cloud_sim(
     no_http: bool,
     routing_key: str,
     routing_secret: str,
-    version: str,
+    version: str | None,
+    flavour: str,
+    cloud_type: str,
+    widgets: int,
+    faults: tuple[str, ...],
+    ack_within_s: float,
     customer: str,
     tls_cert: Path | None,
     tls_key: Path | None,
@@ -83,7 +116,12 @@ def cloud_sim(
             http_port=None if no_http else http_port,
             routing_key=routing_key,
             routing_secret=routing_secret,
-            version=version,
+            version=version or ("3.7" if flavour == Flavour.WINSTAR else "4.3"),
+            flavour=Flavour(flavour),
+            cloud_type=cloud_type,
+            widgets=widgets,
+            faults=tuple(parse_fault(text) for text in faults),
+            ack_within_s=ack_within_s,
             customer=CustomerKind(customer),
             tls_cert=tls_cert,
             tls_key=tls_key,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
@@ -15,14 +16,16 @@ from gateway.cloudsim.arrivals import Arrivals
 from gateway.cloudsim.downlinks import Converter, edge_configuration
 from gateway.cloudsim.entities import JsonObject
 from gateway.cloudsim.events import EdgeEvent, EventQueue
-from gateway.cloudsim.faults import Faults
-from gateway.cloudsim.options import CloudSimOptions, CustomerKind
+from gateway.cloudsim.everything import every_field
+from gateway.cloudsim.faults import Faults, FaultSettings
+from gateway.cloudsim.options import CloudSimOptions, CustomerKind, Flavour
 from gateway.cloudsim.rpc import RpcCalls, RpcRecord, RpcResult
 from gateway.cloudsim.session import Session
+from gateway.cloudsim.strict import Violations
 from gateway.cloudsim.world import SCOPES, Entity, World
 from gateway.domain.entity import Json, time_uuid
 from gateway.domain.rpc import RpcError
-from gateway.errors import RejectedError
+from gateway.errors import ConfigError, RejectedError
 from gateway.supervise import Counters
 
 _COUNTED: Final = (
@@ -38,6 +41,7 @@ _COUNTED: Final = (
     "stale_attributes",
     "renamed",
     "quota_reached",
+    "unassigned",
     "device_rpc_calls",
     "downlink_sent",
     "downlink_resent",
@@ -57,9 +61,14 @@ class Cloud:
         self.options = options
         self.counters = Counters()
         self._counted_before: dict[str, int] = {}
-        self.faults = Faults()
-        self.rpc_calls = RpcCalls()
-        self.arrivals = Arrivals(options.keep_values)
+        self.faults = Faults(FaultSettings(rtt_ms=options.rtt_ms, shuffle_answers=options.shuffle_answers))
+        try:
+            self.faults.update(dict(options.faults))
+        except RejectedError as error:
+            raise ConfigError("faults", str(error)) from None
+        self.violations = Violations()
+        self.rpc_calls = RpcCalls(self.violations.add)
+        self.arrivals = Arrivals(options.keep_values, self.violations.add)
         self.world = World(options, self.now_ms())
         self.events = EventQueue(options.release)
         self.converter = Converter(self.world, options.release, self.now_ms)
@@ -75,9 +84,69 @@ class Cloud:
             self._push_quietly,
             self._push_priority,
             self.now_ms,
+            self.violations.add,
         )
+        self._become(options)
         self.uplink.replies["getTime"] = lambda params: {"time": self.now_ms()}
         self.uplink.replies["echo"] = lambda params: params
+
+    def _become(self, options: CloudSimOptions) -> None:
+        self.options = options
+        for part in (self.events, self.converter, self.uplink, self.uplink.provisioning):
+            part.release = options.release
+        self.converter.brand = self.uplink.parts.brand = options.flavour.brand
+        chain_id = self.world.default_chain_id
+        if chain_id in self.world.metadata:
+            self.world.metadata[chain_id] = entities.root_chain_metadata(chain_id, options.release)
+
+    async def upgrade(
+        self, *, version: str | None = None, flavour: Flavour | None = None, cloud_type: str | None = None
+    ) -> None:
+        """Become another release, flavour or edition; the stream is cut as by a restart.
+
+        Raises:
+            RejectedError: There is no such release, or not of this flavour.
+        """
+        changes: dict[str, Any] = {"version": version, "flavour": flavour, "cloud_type": cloud_type}
+        given = {name: value for name, value in changes.items() if value is not None}
+        if flavour is Flavour.WINSTAR and version is None:
+            given["version"] = "3.7"
+        try:
+            options = dataclasses.replace(self.options, **given)
+        except ConfigError as error:
+            raise RejectedError(str(error)) from None
+        self._become(options)
+        self._evict()
+
+    async def new_identity(self) -> None:
+        """The edge is deleted and made anew, of another tenant, under the same routing key: all ids change."""
+        self._evict()
+        self.events.clear()
+        self.world.renew(self.options, self.now_ms())
+        self._was_connected = False
+
+    async def takeover(self) -> None:
+        """As if another gateway had connected with the same key: it wins, and is gone at once.
+
+        From 4.0 on the stream of this one is completed with OK; before, it stays open and mute.
+
+        Raises:
+            RejectedError: Nobody is connected.
+        """
+        if self.session is None:
+            raise RejectedError("the edge is not connected")
+        self.counters.add("takeovers")
+        if self.options.release >= (4, 0):
+            self._evict()
+            return
+        self.session.is_muted = True
+        self.leave(self.session)
+
+    def _evict(self) -> None:
+        if self.session is not None:
+            self.session.is_muted = True
+            self.session.end()
+            self.leave(self.session)
 
     def now_ms(self) -> int:
         """UTC epoch, milliseconds."""
@@ -126,14 +195,24 @@ class Cloud:
 
     def configuration(self) -> edge_pb2.EdgeConfiguration:
         """What the edge is told about itself."""
-        return edge_configuration(self.world, self.options.routing_key, self.options.routing_secret)
+        return edge_configuration(
+            self.world, self.options.routing_key, self.options.routing_secret, self.options.cloud_type
+        )
 
     def push(self, event: EdgeEvent) -> bool:
         """Queue something for the edge, if the server's rules store it now."""
+        if not self._is_assigned(event):
+            return False
         is_stored = self.events.push(event, is_active=self.is_edge_active, was_connected=self._was_connected)
         if is_stored and self.session is not None:
             self.session.wake()
         return is_stored
+
+    def _is_assigned(self, event: EdgeEvent) -> bool:
+        if event.entity_id is None:
+            return True
+        entity = self.world.get(event.type, event.entity_id)
+        return entity is None or entity.is_assigned
 
     def _push_quietly(self, event: EdgeEvent) -> None:
         self.push(event)
@@ -141,6 +220,8 @@ class Cloud:
     def _push_priority(self, event: EdgeEvent) -> None:
         if self.options.release < (3, 8):
             self.push(event)
+        elif not self._is_assigned(event):
+            return
         elif self.session is not None:
             self.events.push_priority(event)
             self.session.wake()
@@ -160,6 +241,36 @@ class Cloud:
         """Complete the stream with OK, as when the edge is deleted or connects anew."""
         if self.session is not None:
             self.session.end()
+
+    async def push_everything(self) -> int:
+        """Queue one downlink for every field of `DownlinkMsg`; how many.
+
+        Raises:
+            RejectedError: Not connected (most would be lost), or something to send is missing.
+        """
+        if self.session is None:
+            raise RejectedError("the edge is not connected")
+        now_ms = self.now_ms()
+        devices = self.world.of_type("DEVICE")
+        if not devices:
+            raise RejectedError("there is no DEVICE to send")
+        number, call, _ = self.rpc_calls.open(
+            devices[0].id, "everything", {}, expires_ms=now_ms + 10_000, oneway=False, persisted=False
+        )
+        self.rpc_calls.close(number)
+        events = list(every_field(self.world, self.options, call.body, now_ms))
+        for event in events:
+            self.push(event)
+        return len(events)
+
+    async def rename_edge(self, name: str) -> None:
+        """The EDGE entity is saved under another name; the edge is told."""
+        if not name.strip():
+            raise RejectedError("an edge needs a name")
+        edge = self.world.get("EDGE", self.world.edge_id)
+        assert edge is not None
+        self.world.add("EDGE", edge.id, {**edge.json, "name": name})
+        await self.push_edge_update()
 
     async def set_customer(self, kind: CustomerKind) -> None:
         """Assign the edge to a customer, or to none: the edge is told in both ways."""
@@ -187,6 +298,18 @@ class Cloud:
         device = self.world.device_named(name)
         self.world.remove("DEVICE", device.id)
         self.push(EdgeEvent("DEVICE", "DELETED", device.id))
+
+    async def unassign_device(self, name: str) -> None:
+        """The edge loses it, the cloud keeps it."""
+        device = self.world.device_named(name)
+        self.push(EdgeEvent("DEVICE", "UNASSIGNED_FROM_EDGE", device.id))
+        device.is_assigned = False
+
+    async def assign_device(self, name: str) -> None:
+        """The edge gets it (again)."""
+        device = self.world.device_named(name)
+        device.is_assigned = True
+        self.push(EdgeEvent("DEVICE", "ASSIGNED_TO_EDGE", device.id))
 
     async def rename_device(self, name: str, new_name: str) -> None:
         """The edge hears of it."""
@@ -247,14 +370,18 @@ class Cloud:
         request_id, event, answer = self.rpc_calls.open(
             device.id, method, params, expires_ms=self.now_ms() + timeout_ms, oneway=oneway, persisted=persisted
         )
+        stream = self._settled_session()
         try:
             self._push_priority(event)
             done, _ = await asyncio.wait([answer], timeout=timeout_ms / 1000)
             result = answer.result() if done else RpcResult(error=RpcError.TIMEOUT)
         finally:
-            self.rpc_calls.close(request_id)
+            self.rpc_calls.close(request_id, was_reachable=stream is not None and stream is self._settled_session())
         self.rpc_calls.recent.append(RpcRecord(name, method, result.error or result.response or ""))
         return result
+
+    def _settled_session(self) -> Session | None:
+        return None if self.session is None or self.session.is_syncing else self.session
 
     def reply_to(self, method: str, reply: ReplyMaker) -> None:
         """From now on a rule answers this method when a device calls it: parameters in, response out."""
@@ -287,6 +414,7 @@ class Cloud:
         self._counted_before = self.counters.all()
         self.arrivals.forget_counts()
         self.rpc_calls.forget_counts()
+        self.violations.clear()
         self.events.lost = 0
         for entity in self.world.all():
             entity.series.forget_counts()
@@ -303,6 +431,8 @@ class Cloud:
         state = {key: attribute.value for key, attribute in edge.attributes["SERVER_SCOPE"].items()}
         return {
             "version": self.options.version,
+            "flavour": self.options.flavour,
+            "cloud_type": self.options.cloud_type,
             "edge": {"id": str(edge.id), "name": edge.name, "active": self.is_edge_active, "attributes": state},
             "session": None if self.session is None else {"is_syncing": self.session.is_syncing},
             "devices": len(self.world.of_type("DEVICE")),
@@ -319,6 +449,8 @@ class Cloud:
             "rpc_oneway_unanswered": self.rpc_calls.oneway_unanswered,
             "queued_downlinks": len(self.events),
             "lost_downlinks": self.events.lost,
+            "violations": self.violations.texts,
+            "violation_counts": self.violations.counts,
             **{name: self.count(name) for name in _COUNTED},
         }
 
@@ -334,6 +466,7 @@ class Cloud:
             "type": device.json.get("type"),
             "label": device.json.get("label"),
             "credentials_type": held["credentialsType"] if held else None,
+            "assigned": device.is_assigned,
             "last_activity_ms": device.last_activity_ms,
             "telemetry": {key: {"ts": ts, "value": value} for key, (ts, value) in series.latest.items()},
             "attributes": {

@@ -31,7 +31,9 @@ def new_message() -> edge_pb2.DownlinkMsg:
     return edge_pb2.DownlinkMsg(downlinkMsgId=random.randrange(2_147_483_647))
 
 
-def edge_configuration(world: World, routing_key: str, secret: str) -> edge_pb2.EdgeConfiguration:
+def edge_configuration(
+    world: World, routing_key: str, secret: str, cloud_type: str = "CE"
+) -> edge_pb2.EdgeConfiguration:
     """The EDGE entity as connect answers and updates carry it."""
     edge = world.get("EDGE", world.edge_id)
     assert edge is not None
@@ -49,7 +51,7 @@ def edge_configuration(world: World, routing_key: str, secret: str) -> edge_pb2.
         routingKey=routing_key,
         secret=secret,
         additionalInfo="null",
-        cloudType="CE",
+        cloudType=cloud_type,
     )
 
 
@@ -57,17 +59,35 @@ class Converter:
     """Events into messages, with each entity as it is at this moment."""
 
     def __init__(self, world: World, release: tuple[int, int], now_ms: Callable[[], int]) -> None:
-        self._world, self._release, self._now_ms = world, release, now_ms
+        self._world, self.release, self._now_ms = world, release, now_ms
+        self.brand = "org.thingsboard."
         self.announced = 99_999
         """The number of the edge's announced version."""
 
     def convert(self, event: EdgeEvent) -> edge_pb2.DownlinkMsg | None:
         """None when the entity is gone and there is nothing to say."""
+        if event.type == "FIELD":
+            return self._only(event)
         msg = new_message()
         make = _BY_ACTION.get(event.action) or _BY_TYPE.get(event.type)
         if make is not None:
             make(self, msg, event)
         return msg if len(msg.ListFields()) > (1 if msg.downlinkMsgId else 0) else None
+
+    def _only(self, event: EdgeEvent) -> edge_pb2.DownlinkMsg:
+        """One field of `DownlinkMsg` and nothing else; the event has its name and what it is made of."""
+        whole, field = new_message(), event.action
+        type_, action, id_ = event.body["type"], event.body["action"], event.entity_id
+        if field == "syncCompletedMsg":
+            whole.syncCompletedMsg.SetInParent()
+        else:
+            source = EdgeEvent(type_, action, id_, event.body["body"], event.ts_ms)
+            make = _BY_FIELD.get(field) or _BY_ACTION.get(action) or _BY_TYPE[type_]
+            make(self, whole, source)
+        for other, _ in whole.ListFields():
+            if other.name not in ("downlinkMsgId", field):
+                whole.ClearField(other.name)
+        return whole
 
     # ── what happened to an entity ──
 
@@ -75,7 +95,7 @@ class Converter:
         entity = self._fill(msg.deviceUpdateMsg, event)
         if entity is None:
             return
-        if self._release >= (3, 8):
+        if self.release >= (3, 8):
             self._credentials(msg, event)
         if _kind(event) == CREATED:
             profile_id = UUID(entity.json["deviceProfileId"]["id"])
@@ -103,21 +123,30 @@ class Converter:
 
     def _rule_chain(self, msg: edge_pb2.DownlinkMsg, event: EdgeEvent) -> None:
         entity = self._fill(msg.ruleChainUpdateMsg, event)
-        if entity is not None and self._release >= (3, 8):
+        if entity is not None and self.release >= (3, 8):
             self._rule_chain_metadata(msg, event)
 
     def _rule_chain_metadata(self, msg: edge_pb2.DownlinkMsg, event: EdgeEvent) -> None:
         held = self._world.metadata.get(_id(event))
         if held is None:
             return
-        if self._release >= (4, 0) and self.announced in _OLD_ANNOUNCED:
+        if self.release >= (4, 0) and self.announced in _OLD_ANNOUNCED:
             held = {**held, "nodes": [_without_processing(node) for node in held["nodes"]]}
+        if self.brand != "org.thingsboard.":
+            held = {**held, "nodes": [{**node, "type": self._branded(node)} for node in held["nodes"]]}
         msg.ruleChainMetadataUpdateMsg.add(msgType=_kind(event), entity=_text(held))
+
+    def _branded(self, node: JsonObject) -> str:
+        return str(node["type"]).replace("org.thingsboard.", self.brand, 1)
 
     def _user(self, msg: edge_pb2.DownlinkMsg, event: EdgeEvent) -> None:
         entity = self._fill(msg.userUpdateMsg, event)
-        if entity is not None and self._release >= (3, 8):
+        if entity is not None and self.release >= (3, 8):
             self._credentials(msg, event)
+        if entity is not None and self.release >= (4, 3):
+            for key in self._world.of_type("API_KEY"):
+                if key.json["userId"]["id"] == str(entity.id):
+                    self._fill(msg.apiKeyUpdateMsg, EdgeEvent("API_KEY", "ADDED", key.id))
 
     def _tenant(self, msg: edge_pb2.DownlinkMsg, event: EdgeEvent) -> None:
         tenant = self._world.get("TENANT", self._world.tenant_id)
@@ -147,6 +176,34 @@ class Converter:
         if json is not None:
             msg.alarmUpdateMsg.add(msgType=kind, idMSB=msb, idLSB=lsb, entity=_text(json))
 
+    def _alarm_comment(self, msg: edge_pb2.DownlinkMsg, event: EdgeEvent) -> None:
+        kind = {"ADDED_COMMENT": CREATED, "DELETED_COMMENT": DELETED}.get(event.action, UPDATED)
+        msg.alarmCommentUpdateMsg.add(msgType=kind, entity=_text(event.body))
+
+    def _oauth2(self, msg: edge_pb2.DownlinkMsg, event: EdgeEvent) -> None:
+        """The old shape of field 30: a text under number 1, where the new message has a number."""
+        text = _text({"enabled": True, "edgeEnabled": True, "oauth2ParamsInfos": []}).encode()
+        assert len(text) < 128  # one byte of length
+        msg.oAuth2ClientUpdateMsg.add().MergeFromString(b"\x0a" + bytes([len(text)]) + text)
+
+    def _oauth2_client(self, msg: edge_pb2.DownlinkMsg, event: EdgeEvent) -> None:
+        if self.release < (3, 8):
+            self._oauth2(msg, event)
+        elif not self._is_older_than_3_8:
+            self._fill(msg.oAuth2ClientUpdateMsg, event)
+
+    def _domain(self, msg: edge_pb2.DownlinkMsg, event: EdgeEvent) -> None:
+        if self._is_older_than_3_8:
+            return
+        entity = self._fill(msg.oAuth2DomainUpdateMsg, event)
+        if entity is not None:
+            for info in entity.json["oauth2ClientInfos"]:
+                self._fill(msg.oAuth2ClientUpdateMsg, EdgeEvent("OAUTH2_CLIENT", "ADDED", UUID(info["id"]["id"])))
+
+    @property
+    def _is_older_than_3_8(self) -> bool:
+        return self.announced < 8  # the numbers up to here are in the order of the versions
+
     def _fill(self, target: Any, event: EdgeEvent) -> Entity | None:
         """One update message of the common shape; a delete carries the id only."""
         id_ = _id(event)
@@ -174,7 +231,7 @@ class Converter:
         data = self._entity_data(msg, event)
         data.attributesUpdatedMsg.kv.extend(write_values(event.body["kv"]))
         data.postAttributeScope = event.body["scope"]
-        if self._release >= (4, 0):
+        if self.release >= (4, 0):
             data.attributeTs = event.body.get("ts") or self._now_ms()
 
     def _attributes_deleted(self, msg: edge_pb2.DownlinkMsg, event: EdgeEvent) -> None:
@@ -239,6 +296,41 @@ _BY_TYPE: Final[dict[str, Callable[[Converter, edge_pb2.DownlinkMsg, EdgeEvent],
     "ENTITY_VIEW": _plain("entityViewUpdateMsg"),
     "QUEUE": _plain("queueUpdateMsg"),
     "WIDGET_TYPE": _plain("widgetTypeUpdateMsg"),
+}
+
+
+def _nameless(field: str) -> Callable[[Converter, edge_pb2.DownlinkMsg, EdgeEvent], None]:
+    """Notification messages carry their id in deletes only."""
+
+    def make(converter: Converter, msg: edge_pb2.DownlinkMsg, event: EdgeEvent) -> None:
+        target = getattr(msg, field)
+        if converter._fill(target, event) is not None:
+            target[0].ClearField("idMSB")
+            target[0].ClearField("idLSB")
+
+    return make
+
+
+_BY_TYPE.update(
+    {
+        "ALARM_COMMENT": Converter._alarm_comment,
+        "OAUTH2": Converter._oauth2,
+        "OAUTH2_CLIENT": Converter._oauth2_client,
+        "DOMAIN": Converter._domain,
+        "OTA_PACKAGE": _plain("otaPackageUpdateMsg"),
+        "TB_RESOURCE": _plain("resourceUpdateMsg"),
+        "CALCULATED_FIELD": _plain("calculatedFieldUpdateMsg"),
+        "AI_MODEL": _plain("aiModelUpdateMsg"),
+        "API_KEY": _plain("apiKeyUpdateMsg"),
+        "NOTIFICATION_RULE": _nameless("notificationRuleUpdateMsg"),
+        "NOTIFICATION_TARGET": _nameless("notificationTargetUpdateMsg"),
+        "NOTIFICATION_TEMPLATE": _nameless("notificationTemplateUpdateMsg"),
+    }
+)
+_BY_FIELD: Final[dict[str, Callable[[Converter, edge_pb2.DownlinkMsg, EdgeEvent], None]]] = {
+    "deviceCredentialsUpdateMsg": Converter._credentials,
+    "userCredentialsUpdateMsg": Converter._credentials,
+    "ruleChainMetadataUpdateMsg": Converter._rule_chain_metadata,
 }
 
 

@@ -22,6 +22,13 @@ MAIL_PASSWORD: Final = "simulated-mail-server-password"
 """In the mail settings; likewise."""
 
 
+OAUTH2_SECRET: Final = "simulated-oauth2-client-secret"
+"""In the OAuth2 client; likewise."""
+
+API_KEY: Final = "simulated-api-key-value"
+"""In the API key; likewise."""
+
+
 def reference(type_: str, id_: UUID) -> JsonObject:
     """An entity id."""
     return {"entityType": type_, "id": str(id_)}
@@ -304,6 +311,36 @@ def rule_chain(id_: UUID, created_ms: int, tenant_id: UUID, name: str) -> JsonOb
         "externalId": None,
         "additionalInfo": None,
         "version": 1,
+    }
+
+
+def other(type_: str, id_: UUID, created_ms: int, tenant_id: UUID | None, **keys: Json) -> JsonObject:
+    """An entity that no rule of the simulator looks into."""
+    return _base(type_, id_, created_ms, tenant_id) | keys
+
+
+def alarm(id_: UUID, created_ms: int, tenant_id: UUID, originator: JsonObject, type_: str) -> JsonObject:
+    """ALARM, active and not acknowledged."""
+    return _base("ALARM", id_, created_ms, tenant_id) | {
+        "customerId": None,
+        "type": type_,
+        "name": type_,
+        "originator": originator,
+        "severity": "MAJOR",
+        "acknowledged": False,
+        "cleared": False,
+        "assigneeId": None,
+        "startTs": created_ms,
+        "endTs": created_ms,
+        "ackTs": 0,
+        "clearTs": 0,
+        "assignTs": 0,
+        "details": None,
+        "propagate": False,
+        "propagateToOwner": False,
+        "propagateToTenant": False,
+        "propagateRelationTypes": [],
+        "status": "ACTIVE_UNACK",
     }
 
 

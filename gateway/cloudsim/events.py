@@ -74,7 +74,7 @@ class EventQueue:
     """Both queues of one edge."""
 
     def __init__(self, release: tuple[int, int]) -> None:
-        self._release = release
+        self.release = release
         self._events: deque[EdgeEvent] = deque()
         self._priority: deque[EdgeEvent] = deque()
         self.lost = 0
@@ -93,7 +93,7 @@ class EventQueue:
         return True
 
     def _is_kept(self, event: EdgeEvent) -> bool:
-        if event.action == "DELETED" and self._release >= (3, 9):
+        if event.action == "DELETED" and self.release >= (3, 9):
             return True
         return event.action in _KEPT_ACTIONS or event.type in _KEPT_TYPES or event.type.startswith("NOTIFICATION_")
 
@@ -109,6 +109,11 @@ class EventQueue:
         events = list(self._priority)
         self._priority.clear()
         return events
+
+    def clear(self) -> None:
+        """Forget everything: the edge that it was for is gone."""
+        self._events.clear()
+        self._priority.clear()
 
     def page(self) -> list[EdgeEvent]:
         """The oldest events, at most a page; nothing is removed."""

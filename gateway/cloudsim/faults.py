@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass, fields
@@ -29,6 +30,16 @@ class FaultSettings:
     """Time to handle one UplinkMsg; the following ones wait."""
     sync_never_completes: bool = False
     """A sync stops before its end, as if a fetcher had failed."""
+    sync_fails_after: int | None = None
+    """A sync ends silently after so many packs, in the middle."""
+    silent: bool = False
+    """The connection stands, and nothing is read or written until this is over."""
+    unavailable: bool = False
+    """A connect is answered with SERVER_UNAVAILABLE."""
+    shuffle_answers: bool = False
+    """Answers overtake one another."""
+    rtt_ms: float = 0.0
+    """Latency added to every answer and downlink; throughput is not limited by it."""
     device_quota: int | None = None
     """No device is created beyond so many; the answer is success all the same."""
 
@@ -36,8 +47,10 @@ class FaultSettings:
 class Faults:
     """The settings, and what has to be remembered to act on them."""
 
-    def __init__(self) -> None:
-        self.settings = FaultSettings()
+    def __init__(self, settings: FaultSettings | None = None) -> None:
+        self.settings = settings or FaultSettings()
+        self._speaking = asyncio.Event()
+        self._speaking.set()
         self._handled_s: deque[float] = deque()
 
     def update(self, changes: dict[str, Json]) -> None:
@@ -54,6 +67,15 @@ class Faults:
                 raise RejectedError(f"{name}: {value!r} is of the wrong kind")
         for name, value in changes.items():
             setattr(self.settings, name, value)
+        if self.settings.silent:
+            self._speaking.clear()
+        else:
+            self._speaking.set()
+
+    async def wait_speaking(self) -> None:
+        """Returns when the cloud is not silent."""
+        while self.settings.silent:
+            await self._speaking.wait()
 
     @property
     def has_match(self) -> bool:
@@ -96,10 +118,10 @@ def _matches(wanted: str, names: list[str]) -> bool:
 def _is_right_kind(name: str, value: Json) -> bool:
     if name in ("fail_once", "fail_always", "never_answer"):
         return value is None or (isinstance(value, str) and value != "")
-    if name == "sync_never_completes":
+    if name in ("sync_never_completes", "silent", "unavailable", "shuffle_answers"):
         return isinstance(value, bool)
     if isinstance(value, bool):
         return False
-    if name == "slow_ms":
+    if name in ("slow_ms", "rtt_ms"):
         return isinstance(value, int | float) and value >= 0
     return value is None or (isinstance(value, int) and value >= 0)

@@ -38,7 +38,7 @@ class Provisioning:
         push: Callable[[EdgeEvent], None],
         now_ms: Callable[[], int],
     ) -> None:
-        self._world, self._release, self._faults, self._counters = world, release, faults, counters
+        self._world, self.release, self._faults, self._counters = world, release, faults, counters
         self._push, self._now_ms = push, now_ms
 
     def device(self, msg: edge_pb2.DeviceUpdateMsg) -> None:
@@ -51,12 +51,13 @@ class Provisioning:
         known = self._world.get("DEVICE", id_)
         if known is None and self._is_quota_reached():
             self._counters.add("quota_reached")
+            self._world.forget(id_)
             return
         profile = self._profile_of(json, "DEVICE_PROFILE", "deviceProfileId")
         json["deviceProfileId"] = entities.reference("DEVICE_PROFILE", profile.id)
         json["type"] = profile.name
         self._save("DEVICE", id_, json, known)
-        if self._release < (3, 8):
+        if self.release < (3, 8):
             self._push(EdgeEvent("DEVICE", "CREDENTIALS_REQUEST", id_))
 
     def asset(self, msg: edge_pb2.AssetUpdateMsg) -> None:
@@ -123,16 +124,23 @@ class Provisioning:
         if owner is not None and owner.id != id_:
             json["name"] = self._world.free_name(type_, name)
             self._counters.add("renamed")
-        elif known is not None and self._release >= (4, 3) and _same(known.json, json):
+        elif known is not None and self.release >= (4, 3) and _same(known.json, json):
             self._counters.add("unchanged")
             return
-        self._world.add(type_, id_, json)
+        made = self._world.add(type_, id_, json)
+        made.is_of_edge = made.is_of_edge or known is None
+        made.is_assigned = True
         if json["name"] != name:
             self._push(EdgeEvent(type_, "UPDATED", id_))
 
     def _delete(self, type_: str, id_: UUID) -> None:
-        """From 4.3 on it is deleted; older servers keep it, unassigned: for this edge that is the same."""
-        self._world.remove(type_, id_)
+        """From 4.3 on it is deleted; older servers keep it, unassigned from the edge."""
+        entity = self._world.get(type_, id_)
+        if entity is not None and self.release < (4, 3):
+            entity.is_assigned = False
+            self._counters.add("unassigned")
+        else:
+            self._world.remove(type_, id_)
 
     def _checked(self, type_: str, text: str) -> JsonObject:
         json = read_json(text)

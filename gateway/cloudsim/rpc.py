@@ -14,12 +14,14 @@ import orjson
 
 from gateway.cloud.pb import edge_pb2
 from gateway.cloudsim.events import EdgeEvent
-from gateway.cloudsim.values import uuid_of
+from gateway.cloudsim.strict import StreamCheck
+from gateway.cloudsim.values import Report, uuid_of
 from gateway.domain.entity import Json
 from gateway.domain.rpc import RpcError
 from gateway.errors import RejectedError
 
 _KEPT: Final = 50
+_REMEMBERED: Final = 10_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +56,8 @@ class _Call:
     device_id: UUID
     oneway: bool
     answer: asyncio.Future[RpcResult]
+    is_closed: bool = False
+    answered_in: tuple[StreamCheck | None, int] | None = None  # stream and UplinkMsg of the first answer
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +72,8 @@ class RpcRecord:
 class RpcCalls:
     """Who waits for which answer. An answer is found by `requestId` and must carry the right `requestUuid`."""
 
-    def __init__(self) -> None:
+    def __init__(self, report: Report = lambda kind, what: None) -> None:
+        self._report = report
         self._calls: dict[int, _Call] = {}
         self._ids = itertools.count(1)
         self.recent: deque[RpcRecord] = deque(maxlen=_KEPT)
@@ -87,6 +92,8 @@ class RpcCalls:
         request_id, uuid = next(self._ids), uuid4()
         answer: asyncio.Future[RpcResult] = asyncio.get_running_loop().create_future()
         self._calls[request_id] = _Call(uuid, device_id, oneway, answer)
+        if len(self._calls) > _REMEMBERED:
+            self._calls.pop(next(iter(self._calls)))
         body = {
             "requestId": request_id,
             "requestUUID": str(uuid),
@@ -98,13 +105,20 @@ class RpcCalls:
         }
         return request_id, EdgeEvent("DEVICE", "RPC_CALL", device_id, body), answer
 
-    def close(self, request_id: int) -> None:
-        """The caller waits no longer."""
-        call = self._calls.pop(request_id, None)
-        if call is not None and call.oneway and not call.answer.done():
+    def close(self, request_id: int, *, was_reachable: bool = False) -> None:
+        """The caller waits no longer. `was_reachable`: the edge was there all the time and had to answer."""
+        call = self._calls.get(request_id)
+        if call is None:
+            return
+        call.is_closed = True
+        if call.oneway and not call.answer.done():
             self.oneway_unanswered += 1
+            if was_reachable:
+                self._report("rpc_oneway_unanswered", f"requestId {request_id}")
 
-    def take_answer(self, msg: edge_pb2.DeviceRpcCallMsg) -> None:
+    def take_answer(
+        self, msg: edge_pb2.DeviceRpcCallMsg, stream: StreamCheck | None = None, uplink_id: int = 0
+    ) -> None:
         """An answer of the edge; a late, repeated or foreign one is stale and ignored.
 
         Raises:
@@ -112,15 +126,27 @@ class RpcCalls:
         """
         error = msg.responseMsg.error or None
         if error is not None and error not in RpcError.__members__:
+            self._report("rpc_error_name", f"{error!r} for requestId {msg.requestId}")
             raise RejectedError(f"{error!r} is not one of the RPC errors")
         call = self._calls.get(msg.requestId)
-        is_ours = (
-            call is not None
-            and call.uuid == uuid_of(msg.requestUuidMSB, msg.requestUuidLSB)
-            and call.device_id == uuid_of(msg.deviceIdMSB, msg.deviceIdLSB)
-            and not call.answer.done()
-        )
-        if call is None or not is_ours:
+        if call is None:
+            self.stale += 1
+            self._report("rpc_answer_unknown", f"requestId {msg.requestId} was never used")
+            return
+        uuid, device_id = uuid_of(msg.requestUuidMSB, msg.requestUuidLSB), uuid_of(msg.deviceIdMSB, msg.deviceIdLSB)
+        if call.uuid != uuid or call.device_id != device_id:
+            self.stale += 1
+            what = "requestUuid" if call.uuid != uuid else "device"
+            self._report("rpc_answer_pair", f"requestId {msg.requestId}: {what} is that of another call")
+            return
+        if call.answered_in is not None:
+            self.stale += 1
+            first_stream, first_id = call.answered_in
+            if first_stream is stream and first_stream is not None and first_stream.is_confirmed(first_id):
+                self._report("rpc_answer_twice", f"requestId {msg.requestId}: the first answer had been confirmed")
+            return
+        call.answered_in = (stream, uplink_id)
+        if call.is_closed or call.answer.done():
             self.stale += 1
             return
         self.answered += 1

@@ -17,15 +17,16 @@ from gateway.cloud.pb import edge_pb2
 from gateway.cloudsim.api import HttpServer
 from gateway.cloudsim.core import Cloud
 from gateway.cloudsim.options import CloudSimOptions
+from gateway.cloudsim.reset import reset_connections
 from gateway.cloudsim.session import Session
 from gateway.cloudsim.view import show
-from gateway.errors import TransientError
+from gateway.errors import RejectedError, TransientError
 
 SERVICE: Final = "edge.EdgeRpcService"
 METHOD: Final = "handleMsgs"
 _RETRY_S: Final = 0.2
 _EOF: Final[Any] = grpc.aio.EOF  # type: ignore[attr-defined]
-_WRAPPING_BYTES: Final = 1024  # the limit is compared on the inner message; the envelope needs a few bytes more
+_HARD_LIMIT_BYTES: Final = 64 << 20  # above it gRPC itself ends the stream, before we can note by how much
 
 
 class CloudSim(Cloud):
@@ -39,6 +40,7 @@ class CloudSim(Cloud):
         self._http: HttpServer | None = None
         self._switching = asyncio.Lock()
         self._reopening: asyncio.Task[None] | None = None
+        self._stopping: list[asyncio.Task[None]] = []
 
     async def __aenter__(self) -> Self:
         await self._open_listener()
@@ -56,6 +58,9 @@ class CloudSim(Cloud):
         if self._http is not None:
             await self._http.stop()
         await self._close_listener()
+        for task in self._stopping:
+            task.cancel()
+        await asyncio.gather(*self._stopping, return_exceptions=True)
 
     async def offline(self, seconds: float) -> None:
         """Drop the stream abruptly and refuse connections; open again on the same port. Returns when closed."""
@@ -88,7 +93,7 @@ class CloudSim(Cloud):
         options = self.options
         server = grpc.aio.server(
             options=[
-                ("grpc.max_receive_message_length", options.max_inbound + _WRAPPING_BYTES),
+                ("grpc.max_receive_message_length", _HARD_LIMIT_BYTES + options.max_inbound),
                 ("grpc.max_send_message_length", -1),
                 ("grpc.keepalive_time_ms", 10_000),
                 ("grpc.keepalive_timeout_ms", 5_000),
@@ -100,7 +105,7 @@ class CloudSim(Cloud):
         )
         handler = grpc.stream_stream_rpc_method_handler(
             self._handle,
-            request_deserializer=edge_pb2.RequestMsg.FromString,
+            request_deserializer=self._parse,
             response_serializer=edge_pb2.ResponseMsg.SerializeToString,
         )
         server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, {METHOD: handler}),))
@@ -116,6 +121,28 @@ class CloudSim(Cloud):
         await server.start()
         self._server = server
 
+    def _parse(self, data: bytes) -> edge_pb2.RequestMsg | int:
+        """A number: this many bytes are too many."""
+        return len(data) if len(data) > self.options.max_inbound else edge_pb2.RequestMsg.FromString(data)
+
+    async def goaway(self, grace_s: float = 1.0) -> None:
+        """As an orderly restart: GOAWAY now, the open stream ends after the grace; new ones are taken at once."""
+        async with self._switching:
+            server, self._server = self._server, None
+            if server is None:
+                raise RejectedError("the cloud is offline")
+            self._stopping.append(asyncio.create_task(server.stop(grace_s), name="cloud-sim goaway"))
+            while True:
+                await asyncio.sleep(0)
+                try:
+                    return await self._open_listener()
+                except TransientError:
+                    await asyncio.sleep(_RETRY_S / 10)
+
+    async def reset(self) -> int:
+        """TCP RST on every connection of the edge protocol, without a word before; how many there were."""
+        return reset_connections(self.grpc_port)
+
     async def _close_listener(self) -> None:
         async with self._switching:
             server, self._server = self._server, None
@@ -123,8 +150,14 @@ class CloudSim(Cloud):
                 await server.stop(None)
 
     async def _handle(self, _: Any, context: Any) -> None:
+        too_big = 0
+
         async def read() -> edge_pb2.RequestMsg | None:
+            nonlocal too_big
             request = await context.read()
+            if isinstance(request, int):
+                too_big = request
+                return None
             return None if request is _EOF else request
 
         try:
@@ -133,7 +166,12 @@ class CloudSim(Cloud):
             if self._server is not None:
                 raise
             return  # we closed the listener ourselves: the call is gone, and the library would log an error
-        if not is_proper:
+        if too_big:
+            limit = self.options.max_inbound
+            self.violations.add("too_big", f"a message of {too_big} bytes; {limit} were announced")
+            context.set_code(grpc.StatusCode.RESOURCE_EXHAUSTED)
+            context.set_details(f"gRPC message exceeds maximum size {limit}: {too_big}")
+        elif not is_proper:
             context.set_code(grpc.StatusCode.UNKNOWN)
 
 

@@ -17,6 +17,7 @@ from gateway.cloud.pb import edge_pb2
 from gateway.cloudsim.downlinks import new_message
 from gateway.cloudsim.events import EdgeEvent, filter_page
 from gateway.cloudsim.faults import RATE_LIMIT_TEXT
+from gateway.cloudsim.strict import StreamCheck
 from gateway.cloudsim.sync import sync_pages
 from gateway.errors import RejectedError
 
@@ -49,6 +50,9 @@ class Session:
         self._sync_wanted: bool | None = None  # the value of fullSync
         self._client_limit = 0
         self._is_refused = False
+        self._is_told = False  # that it was accepted
+        self._report = cloud.violations.add
+        self._check = StreamCheck(self._report)
         self.is_accepted = False
         self.is_muted = False
         """An old server forgets the stream of an edge that connects again, without ending it."""
@@ -99,15 +103,23 @@ class Session:
 
     async def _read(self, read: Read) -> None:
         while (request := await read()) is not None:
+            await self._cloud.faults.wait_speaking()
             if self.is_muted:
                 continue
             if not self.is_accepted:
                 if request.msgType == CONNECT and request.HasField("connectRequestMsg"):
                     self._connect(request.connectRequestMsg)
+                    self._check_connect(request.connectRequestMsg)
                     if self._is_refused:
                         await self._out_idle.wait()
                         return
+                else:
+                    self._report("before_connect", f"msgType {request.msgType}: ignored")
                 continue
+            if not self._is_told:
+                self._report("before_accepted", f"msgType {request.msgType} before the connect was answered")
+            if request.HasField("downlinkResponseMsg") and request.msgType != UPLINK:
+                self._report("ack_msg_type", f"an acknowledgement with msgType {request.msgType}: ignored")
             if request.msgType == UPLINK:
                 if request.HasField("uplinkMsg"):
                     await self._uplink(request.uplinkMsg)
@@ -115,24 +127,32 @@ class Session:
                     self._acknowledged(request.downlinkResponseMsg)
             elif request.msgType == SYNC:
                 if request.HasField("syncRequestMsg"):
-                    self.start_sync(is_full=request.syncRequestMsg.fullSync)
+                    if self.start_sync(is_full=request.syncRequestMsg.fullSync):
+                        self._check.is_in_sync = True
                 else:
+                    self._report("sync_without_request", "msgType 2 without syncRequestMsg ends a running sync")
                     self.is_syncing = False
                     self._wake.set()
+            elif request.HasField("connectRequestMsg"):
+                self._report("second_connect", "on an accepted stream: ignored")
+
+    def _check_connect(self, request: edge_pb2.ConnectRequestMsg) -> None:
+        if not request.edgeVersion:
+            self._report("version_unset", "edgeVersion is unset: servers up to 3.9 would speak their old dialect")
+        if not request.maxInboundMessageSize:
+            self._report("limit_unset", "maxInboundMessageSize is not announced: big messages would kill the stream")
 
     def _connect(self, request: edge_pb2.ConnectRequestMsg) -> None:
         error = None
+        if self._cloud.faults.settings.unavailable:
+            self._refuse(edge_pb2.SERVER_UNAVAILABLE, "Server is not available")
+            return
         if request.edgeRoutingKey != self._options.routing_key:
             error = f"Failed to find the edge! Routing key: {request.edgeRoutingKey}"
         elif request.edgeSecret != self._options.routing_secret:
             error = f"Failed to validate the edge! Provided request secret: {request.edgeSecret}"
         if error is not None:
-            self._is_refused = True
-            self._cloud.counters.add("refused")
-            answer = edge_pb2.ConnectResponseMsg(
-                responseCode=edge_pb2.BAD_CREDENTIALS, errorMsg=error, configuration=edge_pb2.EdgeConfiguration()
-            )
-            self._send(edge_pb2.ResponseMsg(connectResponseMsg=answer), is_answer=False)
+            self._refuse(edge_pb2.BAD_CREDENTIALS, error)
             return
         self._client_limit = request.maxInboundMessageSize
         self.announced = request.edgeVersion
@@ -146,6 +166,14 @@ class Session:
         self._send(edge_pb2.ResponseMsg(connectResponseMsg=answer), is_answer=False)
         self._wake.set()
 
+    def _refuse(self, code: edge_pb2.ConnectResponseCode, error: str) -> None:
+        self._is_refused = True
+        self._cloud.counters.add("refused")
+        answer = edge_pb2.ConnectResponseMsg(
+            responseCode=code, errorMsg=error, configuration=edge_pb2.EdgeConfiguration()
+        )
+        self._send(edge_pb2.ResponseMsg(connectResponseMsg=answer), is_answer=False)
+
     async def _uplink(self, msg: edge_pb2.UplinkMsg) -> None:
         cloud = self._cloud
         slow_ms = cloud.faults.settings.slow_ms
@@ -153,12 +181,14 @@ class Session:
             await asyncio.sleep(slow_ms / 1000)
         answer = edge_pb2.UplinkResponseMsg(uplinkMsgId=msg.uplinkMsgId, success=True)
         cloud.counters.add("uplink_msgs")
+        self._check.uplink(msg)
         try:
             if cloud.faults.is_over_rate(time.monotonic()):
                 raise RejectedError(RATE_LIMIT_TEXT)
-            if not cloud.uplink.apply(msg):
+            if not cloud.uplink.apply(msg, self._check):
                 cloud.counters.add("uplink_unanswered")
                 return
+            self._check.confirmed(msg.uplinkMsgId)
         except (RejectedError, KeyError, TypeError, ValueError, AttributeError) as error:
             # the server answers any failure, also over an entity whose JSON lacks what it needs
             cloud.counters.add("uplink_failures")
@@ -169,6 +199,7 @@ class Session:
             await self._out_room.wait()
 
     def _acknowledged(self, answer: edge_pb2.DownlinkResponseMsg) -> None:
+        self._check.acked(answer.downlinkMsgId)
         msg = self._pending.get(answer.downlinkMsgId)
         if msg is None:
             return
@@ -185,8 +216,8 @@ class Session:
     # ── out ──
 
     def _send(self, response: edge_pb2.ResponseMsg, *, is_answer: bool) -> None:
-        delay_s = self._options.rtt_ms / 1000
-        if is_answer and self._options.shuffle_answers:
+        delay_s = self._cloud.faults.settings.rtt_ms / 1000
+        if is_answer and self._cloud.faults.settings.shuffle_answers:
             delay_s += _SHUFFLE_S  # so that there is something to shuffle
         self._outbox.append((time.monotonic() + delay_s, is_answer, response))
         self._out_idle.clear()
@@ -201,13 +232,23 @@ class Session:
             wait_s = self._outbox[0][0] - time.monotonic()
             if wait_s > 0:
                 await asyncio.sleep(wait_s)
-            if self._options.shuffle_answers:
+            await self._cloud.faults.wait_speaking()
+            if self._cloud.faults.settings.shuffle_answers:
                 self._shuffle_first()
             _, _, response = self._outbox.popleft()
             if len(self._outbox) <= _MAX_WAITING_ANSWERS:
                 self._out_room.set()
             if not self.is_muted:
+                self._before_write(response)
                 await write(response)
+
+    def _before_write(self, response: edge_pb2.ResponseMsg) -> None:
+        if response.HasField("connectResponseMsg"):
+            self._is_told = True
+        elif response.HasField("downlinkMsg"):
+            self._check.sent(response.downlinkMsg.downlinkMsgId)
+            if response.downlinkMsg.HasField("syncCompletedMsg"):
+                self._check.is_in_sync = False
 
     def _shuffle_first(self) -> None:
         """Let any waiting answer overtake; downlinks keep their places."""
@@ -251,7 +292,9 @@ class Session:
     async def _sync(self) -> None:
         is_full, self._sync_wanted = bool(self._sync_wanted), None
         self._cloud.counters.add("syncs")
-        for page in sync_pages(self._cloud.world, self._options.release, is_full=is_full):
+        for number, page in enumerate(sync_pages(self._cloud.world, self._options.release, is_full=is_full)):
+            if number == self._cloud.faults.settings.sync_fails_after:
+                return  # this fetcher failed: nothing says so, and the flag stays set
             await self._send_pack(self._convert(page))
         if self._cloud.faults.settings.sync_never_completes:
             return  # the flag stays set, as after a failed fetcher
@@ -273,6 +316,24 @@ class Session:
             messages.append(msg)
         return messages
 
+    async def _wait_acked(self) -> bool:
+        """False: it is time to send the rest of the pack again."""
+        whole_s, patience_s = self._options.resend_interval_s, self._options.ack_within_s
+        for wait_s, is_last in ((min(patience_s, whole_s), patience_s >= whole_s), (whole_s - patience_s, True)):
+            try:
+                async with asyncio.timeout(wait_s):
+                    await self._all_acked.wait()
+                    return True
+            except TimeoutError:
+                if is_last:
+                    break
+                if self._cloud.faults.settings.silent:
+                    continue
+                for msg in self._pending.values():
+                    what = ", ".join(field.name for field, _ in msg.ListFields() if field.name != "downlinkMsgId")
+                    self._report("ack_late", f"downlink {msg.downlinkMsgId} ({what}): none after {patience_s:g} s")
+        return False
+
     async def _send_pack(self, messages: Sequence[edge_pb2.DownlinkMsg]) -> None:
         counters = self._cloud.counters
         self._pending = {msg.downlinkMsgId: msg for msg in messages}
@@ -285,10 +346,7 @@ class Session:
             counters.add("downlink_sent" if sending == 1 else "downlink_resent", len(self._pending))
             if sending == SENDINGS:
                 break  # right after the last sending the rest is given up
-            try:
-                async with asyncio.timeout(self._options.resend_interval_s):
-                    await self._all_acked.wait()
-            except TimeoutError:
+            if not await self._wait_acked():
                 continue
         counters.add("downlink_dropped", len(self._pending))
         self._pending = {}

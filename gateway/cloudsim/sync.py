@@ -31,7 +31,9 @@ def _fetchers(world: World, release: tuple[int, int], is_full: bool) -> Iterator
             yield _admin_settings(world, str(world.tenant_id))
         yield _all(world, "USER")
         if release >= (4, 3):
+            yield _all(world, "DOMAIN")
             yield from _widgets(world)
+            yield _all(world, "AI_MODEL")
     if world.customer is CustomerKind.REAL and (is_full or release >= (3, 8)):
         yield _all(world, "CUSTOMER")
     yield _all(world, "DASHBOARD")
@@ -39,10 +41,16 @@ def _fetchers(world: World, release: tuple[int, int], is_full: bool) -> Iterator
     for type_ in ("DEVICE_PROFILE", "ASSET_PROFILE", "DEVICE", "ASSET", "ENTITY_VIEW"):
         yield _all(world, type_)
     if is_full:
+        for type_ in ("NOTIFICATION_TEMPLATE", "NOTIFICATION_TARGET", "NOTIFICATION_RULE"):
+            yield _all(world, type_)
         if release < (4, 3):
             yield from _widgets(world)
+        yield _all(world, "OTA_PACKAGE")
         if release >= (3, 9):
             yield _all(world, "DEVICE_PROFILE")
+        yield _all(world, "TB_RESOURCE")
+        if release < (4, 3):
+            yield _all(world, "DOMAIN") if release >= (3, 8) else [EdgeEvent("OAUTH2", "UPDATED", None)]
 
 
 def _widgets(world: World) -> Iterator[list[EdgeEvent]]:
@@ -51,7 +59,7 @@ def _widgets(world: World) -> Iterator[list[EdgeEvent]]:
 
 
 def _all(world: World, type_: str) -> list[EdgeEvent]:
-    return [EdgeEvent(type_, "ADDED", entity.id) for entity in world.of_type(type_)]
+    return [EdgeEvent(type_, "ADDED", entity.id) for entity in world.of_type(type_) if entity.is_assigned]
 
 
 def _defaults(world: World, type_: str) -> list[EdgeEvent]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Final
 from uuid import UUID
 
@@ -20,6 +20,9 @@ from gateway.errors import RejectedError
 
 Key = tuple[int, int]
 """An entity's id as it travels: most and least significant half, both signed."""
+
+Report = Callable[[str, str], None]
+"""Takes the kind of a violation and what exactly was seen. Secrets are never part of it."""
 
 BOOLEAN: Final = queue_pb2.BOOLEAN_V
 LONG: Final = queue_pb2.LONG_V
@@ -108,3 +111,30 @@ def _cast(text: str) -> Json:
     if not math.isfinite(number):
         return text
     return int(number) if "." not in text and number.is_integer() else number
+
+
+_FIELDS_OF: Final = {
+    BOOLEAN: "bool_v",
+    LONG: "long_v",
+    DOUBLE: "double_v",
+    STRING: "string_v",
+    JSON: "json_v",
+}
+
+
+def check_halves(report: Report, where: str, msb: int, lsb: int) -> None:
+    """Most readers take an id with one half of 0 for none at all."""
+    if not msb or not lsb:
+        report("half_id", f"{where}: the id's halves are {msb} and {lsb}")
+
+
+def check_value(report: Report, kv: queue_pb2.KeyValueProto) -> None:
+    """For a value that reads as zero or empty: is there one of another type, or none where there must be one?"""
+    own = _FIELDS_OF.get(kv.type)
+    others = [name for name in _FIELDS_OF.values() if name != own and getattr(kv, name)]
+    if own is None:
+        report("no_value", f"{kv.key!r}: type {kv.type} is none of KeyValueType")
+    elif others:
+        report("no_value", f"{kv.key!r}: the type says {own} and the value is in {', '.join(others)}")
+    elif kv.type == JSON and not kv.json_v:
+        report("no_value", f"{kv.key!r}: JSON without text")

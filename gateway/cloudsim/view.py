@@ -12,7 +12,9 @@ from rich.table import Table
 from rich.text import Text
 
 from gateway.cloudsim.core import Cloud
+from gateway.cloudsim.options import Flavour
 
+_NAMES: Final = {Flavour.THINGSBOARD: "ThingsBoard", Flavour.WINSTAR: "WinstarCloud"}
 _REFRESH_S: Final = 0.5
 _LINE_S: Final = 5.0
 _ROWS: Final = 20
@@ -23,7 +25,7 @@ def greeting(cloud: Cloud, grpc_port: int, http_port: int) -> str:
     """Where it listens, and how to point a gateway to it. The secret is the simulator's own."""
     options = cloud.options
     lines = [
-        f"Simulated ThingsBoard {options.version} cloud: a development tool, not for production.",
+        f"Simulated {_NAMES[options.flavour]} {options.version} cloud: a development tool, not for production.",
         f"  edge gRPC   {options.host}:{grpc_port}" + (" (TLS)" if options.tls_cert else ""),
     ]
     if options.http_port is not None:
@@ -78,7 +80,8 @@ def status_line(cloud: Cloud, points_per_s: float) -> str:
     return (
         f"edge {_edge_word(cloud)}; {len(cloud.world.of_type('DEVICE'))} devices; {arrivals.points} values"
         f" ({points_per_s:.0f}/s); duplicates {arrivals.duplicates}; out of order {arrivals.out_of_order};"
-        f" unknown {cloud.count('dropped_unknown')}; failures {cloud.count('uplink_failures')}"
+        f" unknown {cloud.count('dropped_unknown')}; failures {cloud.count('uplink_failures')};"
+        f" violations {cloud.violations.total}"
     )
 
 
@@ -95,4 +98,5 @@ def page(cloud: Cloud, points_per_s: float) -> Group:
     calls = Table("device", "method", "result", title="Last calls", title_justify="left", expand=True)
     for record in list(cloud.rpc_calls.recent)[-5:]:
         calls.add_row(Text(record.device), Text(record.method), Text(record.result))
-    return Group(Text(status_line(cloud, points_per_s)), table, calls)
+    wrong = Text("\n".join(cloud.violations.texts[-5:]))
+    return Group(Text(status_line(cloud, points_per_s)), table, calls, wrong)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 import string
+from collections import OrderedDict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Final
@@ -19,6 +20,7 @@ from gateway.domain.telemetry import Attribute, AttributeScope, Value
 from gateway.errors import RejectedError
 
 SCOPES: Final = tuple(scope.value for scope in AttributeScope)
+_REMEMBERED_IDS: Final = 10_000
 STATE_KEYS: Final = frozenset(
     ["active", "lastConnectTime", "lastDisconnectTime", "lastActivityTime", "inactivityAlarmTime", "inactivityTimeout"]
 )
@@ -34,6 +36,8 @@ class Entity:
     series: Series = field(default_factory=Series)
     attributes: dict[str, dict[str, Attribute]] = field(default_factory=lambda: {scope: {} for scope in SCOPES})
     last_activity_ms: int = 0
+    is_of_edge: bool = False  # the edge made it, not the cloud
+    is_assigned: bool = True  # to the edge; what is not has no part in syncs and downlinks
 
     @property
     def name(self) -> str:
@@ -62,13 +66,22 @@ class World:
         self._subjects: dict[Key, Entity] = {}
         self._names: dict[tuple[str, str], Entity] = {}
         self._owners: dict[str, UUID] = {}
+        self._removed: OrderedDict[UUID, None] = OrderedDict()
         self.credentials: dict[UUID, JsonObject] = {}
         self.user_credentials: dict[UUID, JsonObject] = {}
         self.metadata: dict[UUID, JsonObject] = {}
         self.relations: dict[tuple[str, str, str], JsonObject] = {}
         self.customer: CustomerKind = options.customer
+        self.renew(options, now_ms)
+
+    def renew(self, options: CloudSimOptions, now_ms: int) -> None:
+        """Another tenant with another edge: everything anew, under new ids."""
+        for held in (self._entities, self._subjects, self._names, self._owners, self._removed):
+            held.clear()
+        for json in (self.credentials, self.user_credentials, self.metadata, self.relations):
+            json.clear()
         self.tenant_id, self.edge_id = time_uuid(), time_uuid()
-        self.root_chain_id = time_uuid()
+        self.root_chain_id = self.default_chain_id = time_uuid()
         self._furnish(options, now_ms)
 
     def _furnish(self, options: CloudSimOptions, now_ms: int) -> None:
@@ -87,7 +100,9 @@ class World:
         self.metadata[self.root_chain_id] = entities.root_chain_metadata(self.root_chain_id, options.release)
         self.add("USER", admin_id, entities.user(admin_id, now_ms, self.tenant_id, "admin@demo.example"))
         self.user_credentials[admin_id] = entities.user_credentials(time_uuid(), now_ms, admin_id)
-        for name in ("Simple card", "Time series chart", "Digital gauge"):
+        names = ("Simple card", "Time series chart", "Digital gauge")
+        for number in range(options.widgets):
+            name = names[number] if number < len(names) else f"Widget {number + 1}"
             widget_id = time_uuid()
             self.add("WIDGET_TYPE", widget_id, entities.widget_type(widget_id, now_ms, name))
         bundle_id, dashboard_id = time_uuid(), time_uuid()
@@ -104,6 +119,40 @@ class World:
         self.add("ASSET", hall_id, hall)
         for device in self.of_type("DEVICE"):
             self.relate(entities.relation(hall["id"], device.json["id"], "Contains"))
+        self._furnish_more(now_ms, hall["id"], admin_id)
+
+    def _furnish_more(self, now_ms: int, hall: JsonObject, admin_id: UUID) -> None:
+        """One of everything else that a full sync brings; a gateway has no use for most of it."""
+        profile = self.profile_named("DEVICE_PROFILE", "default", now_ms)
+
+        def add(type_: str, **keys: Json) -> JsonObject:
+            id_ = time_uuid()
+            return self.add(type_, id_, entities.other(type_, id_, now_ms, self.tenant_id, **keys)).json
+
+        client = add("OAUTH2_CLIENT", title="Demo login", clientId="demo", clientSecret=entities.OAUTH2_SECRET)
+        add("DOMAIN", name="demo.example", oauth2Enabled=True, oauth2ClientInfos=[{"id": client["id"]}])
+        template = add("NOTIFICATION_TEMPLATE", name="Alarm", notificationType="ALARM", configuration={})
+        add("NOTIFICATION_TARGET", name="Administrators", configuration={"type": "PLATFORM_USERS"})
+        add("NOTIFICATION_RULE", name="On alarm", enabled=True, templateId=template["id"], triggerType="ALARM")
+        add(
+            "OTA_PACKAGE",
+            deviceProfileId=profile.json["id"],
+            type="FIRMWARE",
+            title="Demo firmware",
+            version="1.0",
+            hasData=True,
+            fileName="demo.bin",
+            contentType="application/octet-stream",
+            checksumAlgorithm="CRC32",
+            checksum="6d2e8d6f",
+            dataSize=1024,
+            data="AAAA" * 342,
+        )
+        add("TB_RESOURCE", title="Demo picture", resourceType="IMAGE", fileName="demo.png", resourceKey="demo.png")
+        add("ENTITY_VIEW", name="Hall view", type="default", entityId=hall, customerId=entities.no_customer())
+        add("CALCULATED_FIELD", name="Mean", type="SIMPLE", entityId=hall, configuration={"type": "SIMPLE"})
+        add("AI_MODEL", name="Demo model", configuration={"provider": "OPENAI", "modelId": "demo"})
+        add("API_KEY", description="Demo key", userId=entities.reference("USER", admin_id), value=entities.API_KEY)
 
     def add(self, type_: str, id_: UUID, json: JsonObject) -> Entity:
         """Put an entity in; one with the same id keeps its data and takes the new JSON."""
@@ -134,6 +183,7 @@ class World:
         if entity is None:
             return None
         del self._subjects[key_of(id_)]
+        self.forget(id_)
         self._names.pop((type_, entity.name), None)
         held = self.credentials.pop(id_, None)
         if held is not None:
@@ -143,6 +193,16 @@ class World:
             if str(id_) in (json["from"]["id"], json["to"]["id"]):
                 del self.relations[place]
         return entity
+
+    def forget(self, id_: UUID) -> None:
+        """Remember that data of this id are no surprise: it existed once, or was not created for want of quota."""
+        self._removed[id_] = None
+        if len(self._removed) > _REMEMBERED_IDS:
+            self._removed.popitem(last=False)
+
+    def was_removed(self, id_: UUID) -> bool:
+        """See `forget`."""
+        return id_ in self._removed
 
     def of_type(self, type_: str) -> list[Entity]:
         """All of one kind, in the order of their creation."""

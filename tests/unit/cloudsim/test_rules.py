@@ -182,7 +182,7 @@ def test_the_view_shows_where_to_connect_and_what_came():
     assert "CLOUD_RPC_PORT=7070" in text
     assert "http://127.0.0.1:7080" in text
     assert "not connected" in status_line(cloud, 0.0)
-    assert len(page(cloud, 1.0).renderables) == 3
+    assert len(page(cloud, 1.0).renderables) == 4
 
 
 def _text(json: object) -> str:
