@@ -59,9 +59,7 @@ async def main() -> None:
     figure(
         "  the same beside stock amqtt (acknowledges, stores nothing)", result["rate"], "msg/s", at_least=peer["rate"]
     )
-    note(
-        f"PUBACK latency p50 {result['p50_ms']:.1f} ms, p99 {result['p99_ms']:.1f} ms with {CLIENTS} × {WINDOW} open"
-    )
+    note(f"PUBACK latency p50 {result['p50_ms']:.1f} ms, p99 {result['p99_ms']:.1f} ms with {CLIENTS} × {WINDOW} open")
 
 
 if __name__ == "__main__":

@@ -87,7 +87,7 @@ def render(status: dict[str, Any]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    console = Console()
+    console = Console(markup=False, emoji=False, highlight=False)  # a name may contain "[/]"
     queue, cloud = status["queue"], status.get("cloud")
     state = f"{cloud['state']}" + (f" as {cloud['edge']!r}" if cloud and cloud.get("edge") else "") if cloud else "off"
     console.print(f"edge-gateway {status['version']}, up {status['uptime_s']} s, {status['memory_bytes'] >> 20} MB")
@@ -103,15 +103,15 @@ def render(status: dict[str, Any]) -> None:
         )
     for chain in status["rules"]["chains"]:
         console.print(f"rules    {_short(chain)}")
-    table = Table("device", "profile", "from", "online", "readings")
+    table = Table("device", "profile", "from", "online", "readings since it connected")
     for device in status["devices"][:50]:
-        online = "yes" if device["is_online"] else "-"
-        table.add_row(device["name"], device["profile"], device["origin"].lower(), online, str(device["readings"]))
+        online, readings = ("yes", str(device["readings"])) if device["is_online"] else ("-", "-")
+        table.add_row(device["name"], device["profile"], device["origin"].lower(), online, readings)
     console.print(table)
     if len(status["devices"]) > 50:
         console.print(f"… and {len(status['devices']) - 50} devices more")
     for remark in judge(status):
-        console.print(f"[yellow]![/] {remark}", highlight=False)
+        console.print(f"! {remark}", style="yellow")
 
 
 def _short(chain: dict[str, Any]) -> str:

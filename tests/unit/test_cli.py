@@ -14,7 +14,7 @@ import gateway.config
 from gateway import cli
 from gateway.app import Gateway
 from gateway.config import load_config
-from gateway.status_view import judge
+from gateway.status_view import judge, render
 
 MODBUS = (
     "buses:\n- kind: modbus\n  name: p\n  {host}: h\n  devices:\n  - {{name: B, unit_id: 1, telemetry: [{point}]}}\n"
@@ -189,3 +189,19 @@ def test_status_shows_that_the_gateway_does_not_listen():
     status = {"queue": queue, "store": {"oldest_waiting_s": 0}, "rules": {"problems": []}}
     assert judge({**status, "mqtt": {"listening": True}}) == []
     assert "no MQTT device can connect" in judge({**status, "mqtt": {"listening": False}})[0]
+
+
+def test_a_name_from_outside_cannot_break_the_screen(capsys):
+    name = "[/] :smile: [bold]"
+    device = {"name": name, "profile": "p", "is_online": True, "origin": "EDGE", "readings": 3}
+    cloud = {"state": "closed", "edge": name, "last_error": name}
+    render(
+        {
+            **{"version": "1", "uptime_s": 1, "memory_bytes": 0, "cloud": cloud, "devices": [device]},
+            "queue": {"pending": 0, "deployed": 0, "parked": 0, "lag_s": 0.0},
+            "store": {"oldest_waiting_s": 0},
+            "mqtt": {"port": 1, "connections": 0},
+            "rules": {"problems": [name], "chains": []},
+        }
+    )
+    assert capsys.readouterr().out.count(name) == 5
