@@ -193,17 +193,17 @@ async def _expect_http2(
     except TimeoutError:
         if not answer:
             raise Broken(f"HTTP/2: connected, but nobody answers; {_EDGE_PORT_HINT}") from None
-    except ssl.SSLError as error:  # TLS 1.3 learns of a missing client certificate only now
-        if "CERTIFICATE" in (error.reason or "").upper():
-            wish = "refuses ours" if config.ssl_client_cert else "asks for one: set cloud.ssl_client_cert and _key"
-            raise Broken(f"TLS: client certificate: the server {wish}") from None
-        raise Broken("TLS: the server refused the connection after the handshake") from None
-    except OSError:
-        pass  # reset: nothing came
+    except OSError:  # ssl.SSLError is one
+        pass
     if _is_settings(answer):
         return
     if answer.startswith(b"HTTP/1"):
         raise Broken(f"HTTP/2: a web server (HTTP/1) answers here; {_EDGE_PORT_HINT}")
+    session = writer.get_extra_info("ssl_object")
+    if session is not None and session.selected_alpn_protocol() == "h2" and not answer:
+        # It wants HTTP/2 and hangs up: TLS 1.3 refuses a client only after the client's own handshake is done.
+        wish = "it does not accept cloud.ssl_client_cert" if config.ssl_client_cert else "it asks for one"
+        raise Broken(f"TLS: client certificate: the server hung up after the handshake; probably {wish}")
     if not config.ssl_enabled and (answer.startswith(_TLS_RECORDS) or await server_certificate(config, timeout_s)):
         raise Broken("TLS: the server speaks TLS; set cloud.ssl_enabled: true")
     raise Broken(f"HTTP/2: something else than an edge port answers here; {_EDGE_PORT_HINT}")

@@ -63,7 +63,10 @@ async def stay(peer):
     """Accepted, synced, then answers every uplink message."""
     await ready(peer)
     while True:
-        request = await peer.read()
+        try:
+            request = await peer.read()
+        except StopAsyncIteration:
+            return
         if request.HasField("uplinkMsg"):
             await peer.write(uplinkResponseMsg={"uplinkMsgId": request.uplinkMsg.uplinkMsgId, "success": True})
 
