@@ -74,12 +74,16 @@ def translated() -> Iterator[None]:
     """Errors of the driver as errors of the house; a programming error goes through."""
     try:
         yield
-    except (psycopg.DataError, psycopg.IntegrityError, psycopg.NotSupportedError, UnicodeEncodeError) as error:
+    except (
+        psycopg.DataError,
+        psycopg.IntegrityError,
+        psycopg.NotSupportedError,
+        psycopg.errors.ProgramLimitExceeded,  # a kind of OperationalError, and yet it never passes
+        UnicodeEncodeError,
+    ) as error:
         raise RejectedError(f"the database does not take it: {error}") from error
     except (psycopg.OperationalError, psycopg.InterfaceError, OSError) as error:
         raise TransientError(f"PostgreSQL: {str(error).strip() or type(error).__name__}") from error
-    except psycopg.errors.ProgramLimitExceeded as error:
-        raise RejectedError(f"the database does not take it: {error}") from error
 
 
 class PostgresStore:

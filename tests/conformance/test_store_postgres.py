@@ -1,14 +1,18 @@
 """What only a server can do: stop in the middle, lose a connection, serve two gateways."""
 
 import asyncio
+import random
+import string
+from uuid import uuid4
 
 import psycopg
 import pytest
 
 from gateway.config import PostgresStore
-from gateway.domain.changes import AppendEvent, MoveCursor
+from gateway.domain.changes import AppendEvent, MoveCursor, SaveAttributes
 from gateway.domain.cloud_event import CloudEvent, Lane
-from gateway.errors import RefusedError, TransientError
+from gateway.domain.entity import EntityId
+from gateway.errors import RefusedError, RejectedError, TransientError
 from gateway.store import GroupCommitter, open_store
 from gateway.supervise import Counters, SystemClock
 from tests.fakes.clock import FakeClock
@@ -90,3 +94,19 @@ async def test_a_server_that_is_not_there_is_an_outage(tmp_path):
     with pytest.raises(TransientError, match="PostgreSQL"):
         async with open_store(config("postgresql://x@127.0.0.1:1/x", "s"), tmp_path, FakeClock(), Counters()):
             pass
+
+
+async def test_a_key_that_no_index_holds_is_refused_and_does_not_stop_the_others(postgres_server, tmp_path):
+    key = "".join(random.Random(1).choices(string.ascii_letters, k=60_000))  # too long, also when compressed
+    entity, counters = EntityId("DEVICE", uuid4()), Counters()
+    async with open_store(config(postgres_server.url, "keys"), tmp_path, FakeClock(), counters) as store:
+        committer = GroupCommitter(store, SystemClock(), counters)
+        serving = asyncio.create_task(committer.serve())
+        bad = committer.submit([SaveAttributes(entity, "CLIENT_SCOPE", 1, {key: 1})])
+        good = committer.submit([event(1)])
+        async with asyncio.timeout(10):
+            await good
+            with pytest.raises(RejectedError):
+                await bad
+        serving.cancel()
+        await asyncio.wait([serving])
