@@ -107,7 +107,8 @@ def _telemetry(message: edge_pb2.UplinkMsg, event: StoredEvent, state: StateRead
     if not values or (None in values.values() and all(value is None for value in values.values())):
         return False  # the cloud never answers empty telemetry
     data = _entity_data(message, event.type, event.entity_id)
-    series = data.postTelemetryMsg.tsKvList.add(ts=body.get("ts") or event.created_ms)
+    ts_ms = body.get("ts")
+    series = data.postTelemetryMsg.tsKvList.add(ts=event.created_ms if ts_ms is None else ts_ms)
     _add_values(series.kv.add, values)
     return True
 

@@ -218,3 +218,8 @@ def test_a_damaged_event_is_rejected(bad):
 def test_a_device_cannot_go_up_before_the_tenant_is_known():
     with pytest.raises(RejectedError, match="tenant"):
         encode_uplink(1, [event("ADDED")], State(device(), is_known=False))
+
+
+def test_the_first_moment_of_the_epoch_is_a_time_like_any_other():
+    [data] = uplink(event("TIMESERIES_UPDATED", {"ts": 0, "data": {"t": 1}})).entityData
+    assert data.postTelemetryMsg.tsKvList[0].ts == 0
