@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Coroutine
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 from uuid import UUID
 
 from gateway.broker.doorkeeper import Doorkeeper
@@ -56,24 +56,24 @@ class Local(Protocol):
         ...
 
 
-class Complaints:
-    """Bad payloads: logged once per device, then counted, and logged again only after a good one."""
+QUIET_S: Final = 60.0
+"""Bad payloads of a device are logged once in this time, whatever it sends between them."""
 
-    def __init__(self, counters: Counters) -> None:
-        self._counters = counters
-        self._devices: set[UUID] = set()
+
+class Complaints:
+    """Bad payloads: logged now and then for each device; the caller counts them all."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._logged_s: dict[UUID, float] = {}
 
     def bad(self, device: Device, topic: str, reason: str) -> None:
         """Only the reason is logged, never the payload."""
-        self._counters.add("broker.bad_payloads")
-        if device.id not in self._devices:
-            self._devices.add(device.id)
+        now_s = self._clock.monotonic_s()
+        logged_s = self._logged_s.get(device.id)
+        if logged_s is None or now_s - logged_s >= QUIET_S:
+            self._logged_s[device.id] = now_s
             log.warning("device %r: bad payload on %s: %s; further ones are only counted", device.name, topic, reason)
-
-    def good(self, device_id: UUID) -> None:
-        """A payload of this device was understood."""
-        if self._devices:
-            self._devices.discard(device_id)
 
 
 class Desk:
@@ -94,5 +94,5 @@ class Desk:
         """`spawn` owns a task, `bug` ends the room, `congested` starts the waiter, `local` starts local topics."""
         self.config, self.inlet, self.clock, self.counters = config, inlet, clock, counters
         self.spawn, self.bug, self.congested, self.local = spawn, bug, congested, local
-        self.complaints = Complaints(counters)
+        self.complaints = Complaints(clock)
         self.doorkeeper = Doorkeeper(config.wrong_password_limit, config.block_s)

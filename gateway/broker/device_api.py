@@ -93,16 +93,20 @@ class DeviceApi:
         self._write(encode.ack(PUBCOMP, packet_id, self._version, 0 if is_known else 0x92))
 
     def _telemetry(self, packet: Publish) -> None:
-        items = payloads.parse_telemetry(packet.payload, self._now_ms(), cast=self._cast)
-        self._desk.complaints.good(self._device.id)
+        left_out: list[str] = []
+        items = payloads.parse_telemetry(packet.payload, self._now_ms(), cast=self._cast, left_out=left_out)
+        if left_out:
+            self._keys_left_out(packet, left_out)
         if items:
             self._answer(packet, self._session.post_telemetry(items))
         elif items is not None:  # an empty array is taken and never answered
             self._answer(packet, None)
 
     def _attributes(self, packet: Publish, topic: PublishTopic) -> None:
-        values = payloads.parse_attributes(packet.payload, cast=self._cast)
-        self._desk.complaints.good(self._device.id)
+        left_out: list[str] = []
+        values = payloads.parse_attributes(packet.payload, cast=self._cast, left_out=left_out)
+        if left_out:
+            self._keys_left_out(packet, left_out)
         self._answer(packet, self._session.post_attributes(values) if values else None)
 
     def _attribute_request(self, packet: Publish, topic: PublishTopic) -> None:
@@ -167,7 +171,12 @@ class DeviceApi:
                 self._received[packet.packet_id] = receipt
             self._acks.add(receipt, encode.ack(PUBREC, packet.packet_id, self._version, reason))
 
+    def _keys_left_out(self, packet: Publish, reasons: Sequence[str]) -> None:
+        self._desk.counters.add("broker.keys_left_out", len(reasons))
+        self._desk.complaints.bad(self._device, packet.topic, reasons[0])
+
     def _bad_payload(self, packet: Publish, error: payloads.PayloadError) -> None:
+        self._desk.counters.add("broker.bad_payloads")
         self._desk.complaints.bad(self._device, packet.topic, str(error))
         if error.is_fatal:
             self._end(SERVER_FAULT)

@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping, Sequence
-from decimal import Decimal
+from decimal import Decimal, InvalidOperation
 from typing import Any, Final
 
 import orjson
@@ -20,7 +20,7 @@ import orjson
 from gateway.broker.lenient import parse_lenient
 from gateway.domain.entity import Json
 from gateway.domain.rpc import RpcRequest
-from gateway.domain.telemetry import TsKv, Value
+from gateway.domain.telemetry import MAX_KEY_CHARS, TsKv, Value
 from gateway.errors import RejectedError
 
 MAX_DEPTH: Final = 100
@@ -51,13 +51,16 @@ class PayloadError(RejectedError):
         self.is_fatal = is_fatal
 
 
-def parse_telemetry(payload: bytes, now_ms: int, *, cast: bool = True) -> list[TsKv] | None:
+def parse_telemetry(
+    payload: bytes, now_ms: int, *, cast: bool = True, left_out: list[str] | None = None
+) -> list[TsKv] | None:
     """Telemetry in any of its shapes; items without a value are left out, so the list may be empty.
 
     Args:
         payload: `{key: value}`, `{"ts": ms, "values": {…}}`, or an array of these.
         now_ms: Time of items without `ts` (UTC epoch, milliseconds).
         cast: Text that reads as a number becomes a number.
+        left_out: Takes the reasons why keys were left out.
 
     Returns:
         Items in the order of the payload; None for an empty array (ThingsBoard takes it, and never answers).
@@ -67,7 +70,7 @@ def parse_telemetry(payload: bytes, now_ms: int, *, cast: bool = True) -> list[T
     """
     tree = _load(payload, cast)
     if type(tree) is dict:
-        item = _item(tree, now_ms, cast)
+        item = _item(tree, now_ms, cast, left_out)
         return [item] if item.values else []
     if type(tree) is not list:
         raise PayloadError(f"telemetry must be a JSON object or an array of objects, not {_kind(tree)}")
@@ -77,14 +80,14 @@ def parse_telemetry(payload: bytes, now_ms: int, *, cast: bool = True) -> list[T
     for index, element in enumerate(tree):
         if type(element) is not dict:
             raise PayloadError(f"telemetry[{index}] must be an object, not {_kind(element)}")
-        item = _item(element, now_ms, cast)
+        item = _item(element, now_ms, cast, left_out)
         if item.values:
             items.append(item)
     return items
 
 
-def parse_attributes(payload: bytes, *, cast: bool = True) -> dict[str, Value]:
-    """Client attributes: exactly one object, null members left out.
+def parse_attributes(payload: bytes, *, cast: bool = True, left_out: list[str] | None = None) -> dict[str, Value]:
+    """Client attributes: exactly one object, null members left out. `left_out`: as for telemetry.
 
     Raises:
         PayloadError: Not an object.
@@ -92,7 +95,7 @@ def parse_attributes(payload: bytes, *, cast: bool = True) -> dict[str, Value]:
     tree = _load(payload, cast)
     if type(tree) is not dict:
         raise PayloadError(f"attributes must be one JSON object, not {_kind(tree)}")
-    return _typed(tree, cast)
+    return _typed(tree, cast, left_out)
 
 
 def parse_attribute_request(payload: bytes) -> tuple[list[str] | None, list[str] | None]:
@@ -164,22 +167,29 @@ def rpc_request_json(request: RpcRequest) -> bytes:
     return orjson.dumps({"method": request.method, "params": request.params})
 
 
-def _item(tree: dict[str, Any], now_ms: int, cast: bool) -> TsKv:
+def _item(tree: dict[str, Any], now_ms: int, cast: bool, left_out: list[str] | None) -> TsKv:
     if "ts" in tree and "values" in tree:
         values = tree["values"]
         if type(values) is not dict:
             raise PayloadError(f'"values" must be an object, not {_kind(values)}')
-        return TsKv(_ts_ms(tree["ts"]), _typed(values, cast))
-    return TsKv(now_ms, _typed(tree, cast))
+        return TsKv(_ts_ms(tree["ts"]), _typed(values, cast, left_out))
+    return TsKv(now_ms, _typed(tree, cast, left_out))
 
 
-def _typed(tree: dict[str, Any], cast: bool) -> dict[str, Value]:
-    """The same object with nulls gone and values of their stored type; changed in place, it is ours."""
+def _typed(tree: dict[str, Any], cast: bool, left_out: list[str] | None) -> dict[str, Value]:
+    """The same object with nulls gone and values of their stored type; changed in place, it is ours.
+
+    Without the keys that the server would take and then lose, together with the rest of their message.
+    """
     changes: dict[str, Any] | None = None
     for key, value in tree.items():
         kind = type(value)
         new: Any
-        if kind is float:
+        if not 0 < len(key) <= MAX_KEY_CHARS or key.isspace():
+            if left_out is not None:
+                left_out.append(f"a key of {len(key)} characters is left out; 1 to {MAX_KEY_CHARS}, not all blanks")
+            new = None
+        elif kind is float:
             if value:
                 continue
             new = 0.0  # the server has no negative zero
@@ -224,7 +234,10 @@ def _exact_number(text: str) -> Value:
     """
     if len(text) < 19 and (text.isdigit() or (text[0] == "-" and text[1:].isdigit())):
         return int(text)
-    number = Decimal(text)
+    try:
+        number = Decimal(text)
+    except InvalidOperation:  # an exponent beyond all reason
+        raise PayloadError(f"a number needs more than {_MAX_NUMBER_DIGITS} digits when written out") from None
     _, digits, exponent = number.as_tuple()
     if not isinstance(exponent, int) or abs(exponent) + len(digits) > _MAX_NUMBER_DIGITS:
         raise PayloadError(f"a number needs more than {_MAX_NUMBER_DIGITS} digits when written out")

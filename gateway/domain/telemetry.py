@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from enum import StrEnum
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 Value = bool | int | float | str | dict[str, Any] | list[Any]
 """A typed value; the Python type is the stored type: bool BOOLEAN, int LONG (fits int64), float DOUBLE,
 str STRING, dict and list JSON. `None` never gets this far."""
+
+MAX_KEY_CHARS: Final = 255
+"""Longest key that a server stores; blank ones it refuses as well."""
 
 
 class TsKv(NamedTuple):

@@ -266,15 +266,25 @@ async def test_a_bad_payload_behind_good_ones_does_not_take_their_acknowledgemen
         assert await peer.receive() is CLOSED
 
 
-async def test_bad_payloads_are_logged_once_until_a_good_one(caplog):
+async def test_bad_payloads_are_logged_once_whatever_is_sent_between_them(caplog):
     async with site() as here:
         peer, _ = await here.connect(5)
         for payload in (b'{"s3cret', b'{"s3cret', b"{}", b'{"s3cret'):
             peer.publish(TELEMETRY, payload, 1, 1)
         await peer.ping()
         assert here.counters.get("broker.bad_payloads") == 3
-    assert caplog.text.count("device 'pump': bad payload on v1/devices/me/telemetry") == 2
+    assert caplog.text.count("device 'pump': bad payload on v1/devices/me/telemetry") == 1
     assert "s3cret" not in caplog.text
+
+
+async def test_keys_that_no_server_keeps_are_left_out_counted_and_named(caplog):
+    async with site() as here:
+        peer, session = await here.connect()
+        peer.publish(TELEMETRY, b'{"%s":1,"":2," ":3,"good":4}' % (b"k" * 256), 1, 1)
+        assert await peer.receive() == Ack(PUBACK, 1)
+        assert [dict(item.values) for item in session.posted[0]] == [{"good": 4}]
+        assert here.counters.get("broker.keys_left_out") == 3
+    assert "a key of 256 characters is left out" in caplog.text
 
 
 # ── limits ──

@@ -14,7 +14,7 @@ import orjson
 from gateway.domain.changes import DeleteAttributes, SaveAttributes, SaveTelemetry
 from gateway.domain.entity import EntityId, Json
 from gateway.domain.message import Message, MessageType
-from gateway.domain.telemetry import AttributeScope, Value
+from gateway.domain.telemetry import MAX_KEY_CHARS, AttributeScope, Value
 from gateway.errors import RejectedError
 from gateway.ports import AttributeNotice, Outcome
 from gateway.rules.node import SUCCESS, Answer, NodeConfig, NodeEnv, Run, Shared, node
@@ -84,11 +84,14 @@ def _value_sets(data: Json, ts_ms: int) -> list[tuple[int, dict[str, Json]]]:
 
 
 def storable(values: Mapping[str, Json]) -> Mapping[str, Value]:
-    """The same values; whole numbers beyond 64 bits become text. RejectedError: a value is null."""
-    for value in values.values():
+    """The same values; whole numbers beyond 64 bits become text. RejectedError: a value is null, a key is no key."""
+    is_clean = True
+    for key, value in values.items():
+        if not 0 < len(key) <= MAX_KEY_CHARS or key.isspace():
+            raise RejectedError(f"a key has {len(key)} characters; it needs 1 to {MAX_KEY_CHARS}, not all blanks")
         if value is None or (type(value) is int and not INT64_MIN <= value <= INT64_MAX):
-            break
-    else:
+            is_clean = False
+    if is_clean:
         return values
     clean: dict[str, Value] = {}
     for key, value in values.items():

@@ -243,3 +243,19 @@ def test_downlink_json_is_compact():
     assert payloads.deleted_json(("a", "b")) == b'{"deleted":["a","b"]}'
     assert payloads.attribute_response_json({"a": 1}, {}) == b'{"client":{"a":1}}'
     assert payloads.attribute_response_json({}, {}) == b"{}"
+
+
+@pytest.mark.parametrize("number", ["1e99999999999999999999", "-1E-99999999999999999999"])
+def test_an_exponent_beyond_all_reason_is_a_bad_payload_and_nothing_worse(number):
+    for text in (f'{{"k":{number}}}', f'{{"ts":{number},"values":{{"k":1}}}}', f"{{k:{number}}}"):
+        with pytest.raises(PayloadError, match="400 digits"):
+            telemetry(text)
+    assert orjson.loads(payloads.rpc_answer_text(f"{{a:{number}}}".encode())) == f"{{a:{number}}}"
+
+
+def test_blank_and_overlong_keys_are_left_out_with_their_reason():
+    reasons: list[str] = []
+    text = orjson.dumps({"": 1, " \t": 2, "k" * 256: "3", "k" * 255: 4})
+    assert telemetry(text, left_out=reasons) == [TsKv(NOW, {"k" * 255: 4})]
+    assert payloads.parse_attributes(text, left_out=reasons) == {"k" * 255: 4}
+    assert len(reasons) == 6

@@ -160,6 +160,8 @@ def test_time_of_telemetry():
     assert saved({"a": 1}, {"useServerTs": "true"}).changes[0].ts_ms == NOW
     assert saved({"a": 1}, metadata={}).changes[0].ts_ms == 2000
     assert "64 bits" in saved({"a": 1}, metadata={"ts": str(2**70)}).errors[0]
+    for key in ("", "  ", "k" * 256):
+        assert "a key has" in saved({key: 1, "b": 2**70}).errors[0]
 
 
 ON, SKIP = {"type": "ON_EVERY_MESSAGE"}, {"type": "SKIP"}
