@@ -169,3 +169,44 @@ async def test_runs_as_a_process_and_stops_when_told():
         if process.returncode is None:
             process.kill()
             await process.wait()
+
+
+async def test_what_the_cloud_is_and_does_can_be_told_over_http(sim, http):
+    assert (await http.post("/api/everything")).status_code == 400  # nobody is there
+    async with Edge(sim.grpc_port) as edge:
+        await edge.connect()
+        wanted = len(edge_pb2.DownlinkMsg.DESCRIPTOR.fields) - 1
+        assert (await http.post("/api/everything")).json() == {"queued": wanted}
+        await until(lambda: len(edge.downlinks) == wanted)
+        await edge.uplink(entityData=[telemetry(sim.world.device_named("Valve B").id, 0, t=1)])
+        state = (await http.get("/api/state")).json()
+        assert state["violation_counts"] == {"zero_ts": 1}
+        assert state["violations"] == ["zero_ts: t at 0"]
+        await http.post("/api/edge", json={"name": "Plant 2"})
+        await until(lambda: [update for update in edge.updates if update.configuration.name == "Plant 2"])
+        assert (await http.patch("/api/devices/Valve B", json={"assigned": False})).json()["assigned"] is False
+        before = (await http.get("/api/state")).json()["edge"]["id"]
+        changed = (await http.post("/api/edge", json={"identity": "new"})).json()
+        assert changed["id"] != before
+        await until(lambda: edge.status)
+    for body in ({"identity": "old"}, {"customer": "some"}, {"nonsense": 1}, {}):
+        assert (await http.post("/api/edge", json=body)).status_code == 400, body
+
+
+async def test_endings_over_http(sim, http):
+    for path in ("/api/takeover", "/api/goaway?grace_s=0", "/api/reset-connections"):
+        async with Edge(sim.grpc_port) as edge:
+            await edge.connect()
+            assert (await http.post(path)).status_code == 200
+            await until(lambda edge=edge: edge.status, path)
+        await until(lambda: not sim.is_edge_active)
+    assert (await http.post("/api/takeover")).status_code == 400
+
+
+async def test_release_flavour_and_edition_over_http(sim, http):
+    state = (await http.post("/api/cloud", json={"flavour": "winstar", "cloud_type": "PE"})).json()
+    assert (state["version"], state["flavour"], state["cloud_type"]) == ("3.7", "winstar", "PE")
+    state = (await http.post("/api/cloud", json={"flavour": "thingsboard", "version": "4.2"})).json()
+    assert (state["version"], state["flavour"]) == ("4.2", "thingsboard")
+    for body in ({"version": "9"}, {"flavour": "acme"}, {"flavour": "winstar", "version": "4.3"}, {}):
+        assert (await http.post("/api/cloud", json=body)).status_code == 400, body

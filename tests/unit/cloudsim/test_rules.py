@@ -3,12 +3,14 @@
 import uuid
 from pathlib import Path
 
+import click
 import orjson
 import pytest
+from click.testing import CliRunner
 
 from gateway.cloud.pb import edge_pb2, queue_pb2
-from gateway.cloudsim import CloudSimOptions, RpcResult, entities
-from gateway.cloudsim.command import parse_device
+from gateway.cloudsim import CloudSimOptions, Flavour, RpcResult, entities
+from gateway.cloudsim.command import cloud_sim, parse_device, parse_fault
 from gateway.cloudsim.core import Cloud
 from gateway.cloudsim.events import EdgeEvent, EventQueue, filter_page
 from gateway.cloudsim.faults import Faults
@@ -187,3 +189,36 @@ def test_the_view_shows_where_to_connect_and_what_came():
 
 def _text(json: object) -> str:
     return orjson.dumps(json).decode()
+
+
+@pytest.mark.parametrize(
+    ("text", "read"),
+    [
+        ("silent", ("silent", True)),
+        ("slow_ms=2.5", ("slow_ms", 2.5)),
+        ("fail_once=Valve B", ("fail_once", "Valve B")),
+        ("device_quota=null", ("device_quota", None)),
+    ],
+)
+def test_a_fault_on_the_command_line(text, read):
+    assert parse_fault(text) == read
+
+
+@pytest.mark.parametrize("text", ["typo", "slow_ms=much", "silent=3"])
+def test_a_fault_that_is_none(text):
+    with pytest.raises(click.BadParameter, match=text.partition("=")[0]):
+        parse_fault(text)
+
+
+def test_every_option_of_the_command_line_reaches_the_simulator(monkeypatch):
+    got = []
+    monkeypatch.setattr("gateway.cloudsim.command.run_cloud_sim", got.append)
+    arguments = ["--flavour", "winstar", "--cloud-type", "PE", "--widgets", "50", "--fault", "silent"]
+    done = CliRunner().invoke(cloud_sim, [*arguments, "--ack-within-s", "3"])
+    assert done.exit_code == 0, done.output
+    (options,) = got
+    assert (options.version, options.flavour, options.cloud_type) == ("3.7", Flavour.WINSTAR, "PE")
+    assert (options.widgets, options.faults, options.ack_within_s) == (50, (("silent", True),), 3.0)
+    done = CliRunner().invoke(cloud_sim, ["--flavour", "winstar", "--version", "4.3"])
+    assert done.exit_code == 78
+    assert "3.7 only" in done.output
