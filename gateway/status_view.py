@@ -71,7 +71,7 @@ def judge(status: dict[str, Any]) -> list[str]:
         remarks.append(f"{queue['parked']} events are parked: edge-gateway events --status parked")
     if cloud and cloud["state"] != "ready":
         remarks.append(f"the cloud link is {cloud['state']}: {cloud.get('last_error') or 'connecting'}")
-    if not status["mqtt"].get("listening", True):
+    if not status.get("mqtt", {}).get("listening", True):
         remarks.append("no MQTT device can connect: the log says why the gateway does not listen")
     for bus in status.get("buses", []):
         if not bus.get("connected", True):

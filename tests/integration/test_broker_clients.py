@@ -114,6 +114,7 @@ async def test_gmqtt():
         await here.until(lambda: here.broker.connections() == 0)
 
 
+@pytest.mark.server  # its environment is made by `make test` only
 async def test_the_vendors_sdk():
     python = Path(os.environ.get("EDGE_GATEWAY_TB_PYTHON") or ROOT / ".venv-tb" / "bin" / "python")
     if not python.is_file():
