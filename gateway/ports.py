@@ -18,7 +18,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 from uuid import UUID
 
 from pydantic import BaseModel
@@ -378,6 +378,10 @@ class Committer(Protocol):
         ...
 
 
+FINISHED_RPCS: Final = 10_000
+"""So many finished calls are recognised when the cloud repeats them, across restarts too."""
+
+
 @dataclass(slots=True)
 class Snapshot:
     """Everything that is kept in memory while the gateway runs, as the store had it at start."""
@@ -389,6 +393,8 @@ class Snapshot:
     settings: dict[str, Json] = field(default_factory=dict)
     open_rpcs: list[tuple[UUID, UUID, str, int, Json]] = field(default_factory=list)
     """request uuid, device id, state, expires_ms, request: calls not in state DONE"""
+    finished_rpcs: list[UUID] = field(default_factory=list)
+    """Calls in state DONE, those that expire last first: at most `FINISHED_RPCS`"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -17,13 +17,14 @@ from uuid import UUID
 
 import orjson
 
+from gateway.devices.waiting import within
 from gateway.domain.changes import AppendEvent, Change, SaveRpc
 from gateway.domain.cloud_event import Action, CloudEvent, Lane
 from gateway.domain.entity import EntityId, Json
 from gateway.domain.message import Message, MessageType
 from gateway.domain.rpc import RpcError, RpcRequest, RpcResponse, RpcState
 from gateway.errors import TransientError
-from gateway.ports import Clock, Outcome, Receipt, RuleCall, RuleReply, Snapshot
+from gateway.ports import FINISHED_RPCS, Clock, Outcome, Receipt, RuleCall, RuleReply, Snapshot
 from gateway.supervise import Counters
 
 if TYPE_CHECKING:
@@ -35,9 +36,6 @@ log = logging.getLogger(__name__)
 
 MAX_OPEN: Final = 1000
 """Calls under way; one more is answered INTERNAL."""
-
-REMEMBERED: Final = 10_000
-"""Finished calls whose repetition is still recognised."""
 
 CLIENT_RPC_TIMEOUT_S: Final = 60.0
 """How long a device's own call waits for its answer (device API §1.12)."""
@@ -81,12 +79,19 @@ class RpcDesk:
             await asyncio.Event().wait()
 
     def recover(self, snapshot: Snapshot) -> None:
-        """Calls that were open at the last exit: answered when they may have run, run when they have not."""
+        """Calls that were open at the last exit: answered when they may have run, run when they have not.
+
+        Those that are done are remembered, so that their repetition does not reach the device.
+        """
+        for request_uuid in reversed(snapshot.finished_rpcs):
+            self._remember(request_uuid)
         for request_uuid, _device_id, state, expires_ms, kept in snapshot.open_rpcs:
             request = _request_from(kept, request_uuid)
             self._remember(request_uuid)
             if state == RpcState.SENT or expires_ms <= self._clock.now_ms():
                 self._pipeline.commit(self._answer_changes(request, RpcResponse(error=RpcError.TIMEOUT)))
+            elif self._state.device(request.device_id) is None:
+                self._pipeline.commit(self._answer_changes(request, RpcResponse(error=RpcError.NOT_FOUND)))
             else:
                 self._enter(request)
 
@@ -99,6 +104,16 @@ class RpcDesk:
                 return None
             self._remember(uuid)
         self._counters.add("rpc.calls")
+        receipt = self._admit(request)
+        receipt.add_done_callback(lambda done: self._forget_refused(done, uuid))
+        return receipt
+
+    def _forget_refused(self, done: Receipt, uuid: UUID | None) -> None:
+        """What could not be stored was not done: its repetition is a new call."""
+        if uuid is not None and not done.cancelled() and done.exception() is not None:
+            self._seen.pop(uuid, None)
+
+    def _admit(self, request: RpcRequest) -> Receipt:
         if request.expires_ms <= self._clock.now_ms():
             return self._pipeline.commit(self._answer_changes(request, RpcResponse(error=RpcError.TIMEOUT)))
         if self._state.device(request.device_id) is None:
@@ -169,10 +184,10 @@ class RpcDesk:
                 self._pipeline.commit([_answer_event(request, RpcResponse(response=text), self._clock.now_ms())])
             left_s = (request.expires_ms - self._clock.now_ms()) / 1000
             try:
-                async with asyncio.timeout(max(0.0, left_s)):
-                    response = await self._talk(device_id, rpc_id, entry)
+                response = await within(self._clock, left_s, self._talk(device_id, rpc_id, entry))
             except TimeoutError:
-                error = RpcError.TIMEOUT if entry.was_sent else RpcError.NO_ACTIVE_CONNECTION
+                is_ours = entry.was_sent or left_s <= 0  # it had no time left when its turn came
+                error = RpcError.TIMEOUT if is_ours else RpcError.NO_ACTIVE_CONNECTION
                 response = RpcResponse(error=error)
             self._counters.add("rpc.failed" if response.error else "rpc.answered")
             outcome = entry.resume(response)
@@ -197,6 +212,8 @@ class RpcDesk:
                 entry.was_sent = True
                 if request.is_from_cloud:
                     await asyncio.shield(self._pipeline.commit(self._state_change(request, RpcState.SENT)))
+                    if request.expires_ms <= self._clock.now_ms():  # the disk took too long: never executed
+                        return RpcResponse(error=RpcError.TIMEOUT)
             entry.answer = asyncio.get_running_loop().create_future()
             try:
                 answer = await session.channel.send_rpc(rpc_id, request)
@@ -250,8 +267,7 @@ class RpcDesk:
         )
         try:
             self._pipeline.run([message])
-            async with asyncio.timeout(CLIENT_RPC_TIMEOUT_S):
-                return await future
+            return await within(self._clock, CLIENT_RPC_TIMEOUT_S, _result(future))
         except TimeoutError:
             return None
         finally:
@@ -282,7 +298,7 @@ class RpcDesk:
 
     def _remember(self, uuid: UUID) -> None:
         self._seen[uuid] = None
-        if len(self._seen) > REMEMBERED:
+        if len(self._seen) > FINISHED_RPCS:
             self._seen.popitem(last=False)
 
     def _state_change(self, request: RpcRequest, state: RpcState) -> list[Change]:
@@ -306,6 +322,10 @@ class RpcDesk:
         return changes
 
 
+async def _result(future: asyncio.Future[str | None]) -> str | None:
+    return await future
+
+
 def _answer_event(request: RpcRequest, response: RpcResponse, now_ms: int) -> AppendEvent:
     body: dict[str, Json] = {
         "requestUUID": str(request.request_uuid),
@@ -316,7 +336,7 @@ def _answer_event(request: RpcRequest, response: RpcResponse, now_ms: int) -> Ap
     if response.error is not None:
         body["error"] = response.error.value
     else:
-        body["response"] = response.response or "{}"
+        body["response"] = "{}" if response.response is None else response.response
     return AppendEvent(
         CloudEvent(
             type="DEVICE",

@@ -29,7 +29,7 @@ from gateway.domain.cloud_event import EventStatus, Lane, ParkedEvent, StoredEve
 from gateway.domain.entity import Device, DeviceProfile, EntityId, Json
 from gateway.domain.rpc import RpcState
 from gateway.domain.telemetry import Attribute, Value
-from gateway.ports import CloudEvents, QueueDepth, Snapshot
+from gateway.ports import FINISHED_RPCS, CloudEvents, QueueDepth, Snapshot
 from gateway.store.lanes import Lanes, Positions
 from gateway.store.plan import SQLITE, Owner, Plan
 from gateway.store.series import Series
@@ -64,6 +64,11 @@ class MemoryStore:
             entities=[(*key, json) for key, json in self.entities.items()],
             settings=dict(self.settings),
             open_rpcs=[call for call in self.rpcs.values() if call[2] != RpcState.DONE],
+            finished_rpcs=[
+                call[0]
+                for call in sorted(self.rpcs.values(), key=lambda call: call[3], reverse=True)
+                if call[2] == RpcState.DONE
+            ][:FINISHED_RPCS],
         )
 
     async def commit(self, units: Sequence[UnitOfWork]) -> None:

@@ -20,7 +20,7 @@ from gateway.domain.changes import UnitOfWork
 from gateway.domain.entity import EntityId
 from gateway.domain.telemetry import Attribute, Value
 from gateway.errors import ConfigError, RefusedError, RejectedError, TransientError
-from gateway.ports import Clock, CloudEvents, Snapshot
+from gateway.ports import FINISHED_RPCS, Clock, CloudEvents, Snapshot
 from gateway.store import tables
 from gateway.store.lanes import Lanes, Positions
 from gateway.store.plan import SLOT_MS, Dialect, Owner, Plan, identity_of
@@ -150,6 +150,8 @@ class PostgresStore:
             f"SELECT {','.join(tables.RPC.columns)} FROM rpc WHERE state <> 'DONE' ORDER BY expires_time"
         ):
             snapshot.open_rpcs.append((call[0], call[1], call[2], call[3], decode_json(text)))
+        statement = "SELECT request_uuid FROM rpc WHERE state = 'DONE' ORDER BY expires_time DESC LIMIT %s"
+        snapshot.finished_rpcs = [row[0] for row in await self.fetch(statement, (FINISHED_RPCS,))]
         return snapshot
 
     async def latest(self, entity: EntityId) -> Mapping[str, tuple[int, Value]]:

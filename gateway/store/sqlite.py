@@ -22,7 +22,7 @@ from gateway.domain.cloud_event import Lane
 from gateway.domain.entity import EntityId
 from gateway.domain.telemetry import Attribute, Value
 from gateway.errors import TransientError
-from gateway.ports import Clock, CloudEvents, Snapshot
+from gateway.ports import FINISHED_RPCS, Clock, CloudEvents, Snapshot
 from gateway.store import sqlite_file, tables
 from gateway.store.lanes import Lanes, Positions
 from gateway.store.plan import SLOT_MS, SQLITE, Owner, Plan, identity_of
@@ -269,6 +269,8 @@ class SqliteStore:
             for request_uuid, device_id, state, expires_ms, text in read(statement):
                 call = (UUID(bytes=request_uuid), UUID(bytes=device_id), state, expires_ms, decode_json(text))
                 snapshot.open_rpcs.append(call)
+            statement = "SELECT request_uuid FROM rpc WHERE state = 'DONE' ORDER BY expires_time DESC LIMIT ?"
+            snapshot.finished_rpcs = [UUID(bytes=row[0]) for row in read(statement, (FINISHED_RPCS,))]
             return snapshot
 
     def _latest(self, entity: EntityId) -> Mapping[str, tuple[int, Value]]:

@@ -209,12 +209,14 @@ async def test_snapshot_has_all_that_was_saved(durable):
     bare = Device(id=time_uuid(), name="bare", type="default")
     profile = DeviceProfile(id=time_uuid(), name="boiler", is_default=True, default_rule_chain_id=time_uuid(), json={})
     call = (time_uuid(), device.id, RpcState.SENT, 99, {"method": NAUGHTY})
+    done = [time_uuid(), time_uuid()]
     async with durable.open() as store:
         await store.commit(
             [
                 [SaveDevice(device), SaveDevice(bare), SaveProfile(profile), SaveEntity("ASSET", NAUGHTY, {"x": [1]})],
                 [SaveAttributes(device.entity_id, "SHARED_SCOPE", 3, {"k": 1}), SaveSetting(NAUGHTY, [1, "a"])],
-                [SaveRpc(*call), SaveRpc(time_uuid(), device.id, RpcState.DONE, 99, {})],
+                [SaveRpc(*call), SaveRpc(done[1], device.id, RpcState.DONE, 99, {})],
+                [SaveRpc(done[0], device.id, RpcState.DONE, 100, {})],
             ]
         )
     async with durable.open() as store:
@@ -225,6 +227,7 @@ async def test_snapshot_has_all_that_was_saved(durable):
     assert found.entities == [("ASSET", NAUGHTY, {"x": [1]})]
     assert found.settings == {NAUGHTY: [1, "a"]}
     assert found.open_rpcs == [call]
+    assert found.finished_rpcs == done
 
 
 async def test_the_last_change_of_a_unit_wins(backend):

@@ -12,12 +12,16 @@ from gateway.domain.cloud_event import CloudEvent
 class FakeCommitter:
     def __init__(self) -> None:
         self.units: list[list[Change]] = []
+        self.refuse_next: Exception | None = None
         self._held: list[tuple[asyncio.Future[None], list[Change]]] | None = None
 
     def submit(self, unit: Sequence[Change]) -> asyncio.Future[None]:
         loop = asyncio.get_running_loop()
         receipt: asyncio.Future[None] = loop.create_future()
-        if self._held is not None:
+        if self.refuse_next is not None:
+            error, self.refuse_next = self.refuse_next, None
+            loop.call_soon(receipt.set_exception, error)
+        elif self._held is not None:
             self._held.append((receipt, list(unit)))
         else:
             self.units.append(list(unit))

@@ -137,7 +137,7 @@ class House:
         return replace(request, **changes)
 
     async def rpc_done(self) -> None:
-        """Returns when no call is under way (their deadlines are real time)."""
+        """Returns when no call is under way (a driver answers in real time)."""
         async with asyncio.timeout(5):
             while self.rpc.open_calls():
                 await asyncio.sleep(0.005)

@@ -8,7 +8,7 @@ from gateway.devices.rpc import MAX_OPEN
 from gateway.domain.changes import SaveRpc
 from gateway.domain.cloud_event import Lane
 from gateway.domain.rpc import RpcRequest, RpcResponse, RpcState
-from gateway.errors import TransientError
+from gateway.errors import RejectedError, TransientError
 from gateway.ports import Snapshot
 from tests.fakes.house import FakeChannel, House, settle
 
@@ -129,7 +129,9 @@ async def test_deadline_ends_a_call_that_the_device_does_not_answer():
         await house.commands.call_device(house.call(device, expires_ms=house.clock.now_ms() + 30))
         await settle()
         assert len(channel.calls) == 1
-        await house.rpc_done()
+        await house.clock.advance(0.029)
+        assert house.answers() == []
+        await house.clock.advance(0.001)
         assert [answer["error"] for answer in house.answers()] == ["TIMEOUT"]
 
 
@@ -278,3 +280,110 @@ async def test_when_too_many_calls_to_the_server_wait_the_caller_is_told_and_cal
         await settle()
         house.rpc.server_answered(other.device.id, 2, None, "4")
         assert await call == "4"
+
+
+async def test_a_call_that_waits_for_its_device_ends_at_its_deadline():
+    async with House() as house:
+        device, channel = house.add_device(), FakeChannel()
+        await house.commands.call_device(house.call(device))
+        await house.clock.advance(10)
+        assert [answer["error"] for answer in house.answers()] == ["NO_ACTIVE_CONNECTION"]
+        house.inlet.open_session(device, channel).subscribe_rpc(True)
+        await settle()
+        assert channel.calls == []
+
+
+async def test_a_call_whose_deadline_passes_while_the_disk_is_busy_is_never_executed():
+    async with House() as house:
+        device, channel = house.add_device(), FakeChannel()
+        house.inlet.open_session(device, channel).subscribe_rpc(True)
+        house.committer.hold()
+        house.rpc.call_device(house.call(device))
+        await settle()
+        await house.clock.advance(11)
+        house.committer.release()
+        await settle()
+        assert channel.calls == []
+        assert [answer["error"] for answer in house.answers()] == ["TIMEOUT"]
+
+
+@pytest.mark.parametrize("params", [0, False, "", None, 0.0, [], {}, "0", "null"])
+async def test_params_reach_the_device_as_they_are(params):
+    async with House() as house:
+        device, channel = house.add_device(), FakeChannel()
+        house.inlet.open_session(device, channel).subscribe_rpc(True)
+        await house.commands.call_device(house.call(device, params=params))
+        await settle()
+        ((_, request),) = channel.calls
+        assert request.params == params
+        assert type(request.params) is type(params)
+
+
+@pytest.mark.parametrize("answer", ["0", "false", '""', "null", ""])
+async def test_answers_reach_the_cloud_as_they_are(answer):
+    async with House() as house:
+        device, channel = house.add_device(), FakeChannel()
+        channel.answer = RpcResponse(response=answer)
+        house.inlet.open_session(device, channel).subscribe_rpc(True)
+        await house.commands.call_device(house.call(device))
+        await settle()
+        assert [answer["response"] for answer in house.answers()] == [answer]
+
+
+async def test_after_a_restart_a_finished_call_is_still_recognised():
+    async with House() as first:
+        device = first.add_device()
+        request = first.call(device)
+    async with House(Snapshot(devices=[device], finished_rpcs=[request.request_uuid])) as house:
+        channel = FakeChannel()
+        house.rpc.recover(Snapshot(finished_rpcs=[request.request_uuid]))
+        house.inlet.open_session(device, channel).subscribe_rpc(True)
+        await house.commands.call_device(request)
+        await settle()
+        assert channel.calls == []
+        assert house.counters.get("rpc.repeated") == 1
+
+
+async def test_after_a_restart_a_call_to_a_device_that_is_gone_is_not_found():
+    first = House()
+    device = first.add_device()
+    request = first.call(device)
+    kept = {
+        "device_id": str(device.id),
+        "method": "set",
+        "params": 1,
+        "request_id": 7,
+        "expires_ms": request.expires_ms,
+        "is_oneway": False,
+        "is_persisted": False,
+    }
+    snapshot = Snapshot(open_rpcs=[(request.request_uuid, device.id, "QUEUED", request.expires_ms, kept)])
+    async with House(snapshot) as house:
+        house.rpc.recover(snapshot)
+        await settle()
+        assert [answer["error"] for answer in house.answers()] == ["NOT_FOUND"]
+
+
+async def test_a_call_that_could_not_be_stored_is_new_when_it_comes_again():
+    async with House() as house:
+        device, channel = house.add_device(), FakeChannel()
+        channel.answer = RpcResponse(response="1")
+        house.inlet.open_session(device, channel).subscribe_rpc(True)
+        request = house.call(device)
+        house.committer.refuse_next = RejectedError("too large")
+        with pytest.raises(RejectedError):
+            await house.commands.call_device(request)
+        await house.commands.call_device(request)
+        await settle()
+        assert len(channel.calls) == 1
+
+
+async def test_the_time_of_a_devices_own_call_is_the_clock_of_the_house():
+    async with House() as house:
+        device = house.add_device()
+        session = house.inlet.open_session(device, FakeChannel())
+        answer = asyncio.ensure_future(session.call_server(1, "time", {}))
+        await house.clock.advance(59)
+        assert not answer.done()
+        await house.clock.advance(1)
+        assert await answer is None
