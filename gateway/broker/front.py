@@ -38,6 +38,7 @@ from gateway.ports import Receipt
 log = logging.getLogger(__name__)
 
 _PACKETS_A_TURN: Final = 256  # then the others have their turn
+_TURN_S: Final = 0.02  # the same, when its messages are slow in the rules
 _MIN_WRITE_BUFFER: Final = 1 << 20
 _CONNECT: Final = 0x10
 _LINGER_S: Final = 1.0  # for the last packets of a closing connection
@@ -180,6 +181,8 @@ class Connection(asyncio.Protocol):
             return
         decoder, api, acks = self._decoder, self._api, self._acks
         max_inflight = self._config.max_inflight
+        monotonic_s = self._desk.clock.monotonic_s
+        until_s = monotonic_s() + _TURN_S
         try:
             for _ in range(_PACKETS_A_TURN):
                 packet = decoder.next_packet()
@@ -194,9 +197,11 @@ class Connection(asyncio.Protocol):
                     api = self._api
                 if self._hold or self._closed_s is not None:
                     break
+                if monotonic_s() > until_s:
+                    self._end_turn()
+                    break
             else:
-                self._hold_for(TURN)
-                self._loop.call_soon(self._release, TURN)
+                self._end_turn()
         except ProtocolError as error:
             self._protocol_error(error)
             return
@@ -211,6 +216,10 @@ class Connection(asyncio.Protocol):
                 self._desk.congested()
             if self._local is not None and self._local.is_congested:
                 self._hold_for(LOCAL)
+
+    def _end_turn(self) -> None:
+        self._hold_for(TURN)
+        self._loop.call_soon(self._release, TURN)
 
     def _handle(self, packet: Packet) -> None:
         if isinstance(packet, Connect):

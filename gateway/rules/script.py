@@ -5,7 +5,8 @@ context of its own, with a limit of memory and of CPU time. Data crosses the bor
 a fraction of what handing over objects does. A context that met a limit is thrown away and made anew.
 
 A script blocks the event loop while it runs, so one that meets its limits again and again is put aside for a
-minute, as ThingsBoard does it: its messages fail at once instead of taking half a second each.
+minute, as ThingsBoard does it: its messages fail at once instead of taking half a second each. Unlike there
+this holds for the messages of the device that causes it, as long as the script stands those of the others.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from typing import Any, Final, Literal
 import orjson
 import quickjs
 
-from gateway.domain.entity import Json
+from gateway.domain.entity import EntityId, Json
 from gateway.domain.message import Message
 from gateway.errors import RejectedError
 from gateway.rules.node import Shared, changed
@@ -80,7 +81,7 @@ class Script:
             raise RejectedError(f"the script is longer than {MAX_SCRIPT_CHARS} characters")
         self._kind, self._body, self._is_tbel, self._shared = kind, body, is_tbel, shared
         self._limit_s = shared.config.script_timeout_ms / 1000
-        self._strikes = 0
+        self._strikes: dict[EntityId, int] = {}  # by whose messages
         self._struck_s = 0.0
         self._context: Any = None
         self._run: Any = None
@@ -125,7 +126,7 @@ class Script:
             raise RejectedError(f"the script's result is no valid JSON: {error}") from None
 
     def _call(self, msg: Message) -> Any:
-        if self._strikes and self._is_blocked():
+        if self._strikes and self._is_blocked(msg.originator):
             raise RejectedError(f"the script is put aside for {BLOCKED_S:.0f} s: it met its limits {MAX_STRIKES} times")
         shared = self._shared
         if shared.script_s > self._limit_s * MESSAGE_SHARE:
@@ -140,34 +141,39 @@ class Script:
         try:
             return self._run(data, metadata, msg.type)
         except quickjs.JSException as error:
-            raise self._failure(str(error)) from None
+            raise self._failure(str(error), msg.originator) from None
         except (SystemError, MemoryError, UnicodeError):
-            self._strike()
+            self._strike(msg.originator)
             raise RejectedError("the script's result cannot be carried over") from None
         finally:
             shared.script_s += time.perf_counter() - started_s
 
-    def _failure(self, text: str) -> RejectedError:
+    def _failure(self, text: str, originator: EntityId) -> RejectedError:
         message, _, trace = text.partition("\n")
         if "interrupted" in message:
-            self._strike()
+            self._strike(originator)
             return RejectedError(f"the script ran longer than {self._limit_s * 1000:.0f} ms")
         if "out of memory" in message:
-            self._strike()
+            self._strike(originator)
             return RejectedError(f"the script needs more than {self._shared.config.script_memory_bytes >> 20} MB")
         return RejectedError(f"the script failed: {message}{_line(trace)}")
 
-    def _strike(self) -> None:
+    def _strike(self, originator: EntityId) -> None:
         self._context = self._run = None
         now_s = self._shared.clock.monotonic_s()
-        self._strikes = 1 if now_s - self._struck_s > BLOCKED_S else self._strikes + 1
+        if now_s - self._struck_s > BLOCKED_S:
+            self._strikes.clear()
+        self._strikes[originator] = self._strikes.get(originator, 0) + 1
         self._struck_s = now_s
         self._shared.counters.add("rules.script_limits")
 
-    def _is_blocked(self) -> bool:
+    def _is_blocked(self, originator: EntityId) -> bool:
+        """For the one device whose messages it does not stand; for all when those of others are too much as well."""
         if self._shared.clock.monotonic_s() - self._struck_s > BLOCKED_S:
-            self._strikes = 0
-        return self._strikes >= MAX_STRIKES
+            self._strikes.clear()
+            return False
+        counts = self._strikes.values()
+        return self._strikes.get(originator, 0) >= MAX_STRIKES or sum(counts) - max(counts) >= MAX_STRIKES
 
     def _open(self) -> None:
         context = quickjs.Context()

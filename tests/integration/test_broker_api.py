@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+from typing import Any
 
 import orjson
 import pytest
@@ -285,6 +286,25 @@ async def test_keys_that_no_server_keeps_are_left_out_counted_and_named(caplog):
         assert [dict(item.values) for item in session.posted[0]] == [{"good": 4}]
         assert here.counters.get("broker.keys_left_out") == 3
     assert "a key of 256 characters is left out" in caplog.text
+
+
+async def test_a_device_whose_messages_are_slow_in_the_rules_lets_the_others_have_their_turn_between_them():
+    async with site() as here:
+        peer, session = await here.connect()
+        happened: list[str] = []
+        take = session.post_telemetry
+
+        def slow(items: Any) -> Any:
+            happened.append("slow")
+            here.clock._monotonic_s += 0.3
+            asyncio.get_running_loop().call_soon(happened.append, "other")
+            return take(items)
+
+        session.post_telemetry = slow
+        peer.send(b"".join(encode.publish(4, TELEMETRY, b'{"a":1}', 1, number) for number in (1, 2, 3)))
+        for number in (1, 2, 3):
+            assert await peer.receive() == Ack(PUBACK, number)
+        assert happened == ["slow", "other"] * 3
 
 
 # ── limits ──

@@ -1,9 +1,12 @@
 """The sandbox: what a script may give, and what becomes of one that misbehaves."""
 
+from uuid import UUID
+
 import pytest
 
 from gateway.config import RulesConfig
 from gateway.domain.changes import AppendEvent
+from gateway.domain.entity import EntityId
 from gateway.errors import RejectedError
 from gateway.rules.node import Shared
 from gateway.rules.script import Script
@@ -175,6 +178,21 @@ async def test_a_script_that_keeps_meeting_its_limit_is_put_aside_for_a_minute()
     await rules.clock.advance(61)
     assert rules.run({"bad": False}).errors == []
     assert "longer than" in rules.run({"bad": True}).errors[0]
+
+
+async def test_a_device_that_a_script_does_not_stand_is_put_aside_alone():
+    rules = Rules([js("bad", LOOP)], script_timeout_ms=20)
+    bad, other = EntityId("DEVICE", UUID(int=1)), EntityId("DEVICE", UUID(int=2))
+    for _ in range(3):
+        assert "longer than" in rules.run({"bad": True}, originator=bad).errors[0]
+    assert "put aside for 60 s" in rules.run({"bad": False}, originator=bad).errors[0]
+    assert rules.run({"bad": False}, originator=other).errors == []
+    for _ in range(3):  # several devices: it is the script
+        assert "longer than" in rules.run({"bad": True}, originator=other).errors[0]
+    third = EntityId("DEVICE", UUID(int=3))
+    assert "put aside for 60 s" in rules.run({"bad": False}, originator=third).errors[0]
+    await rules.clock.advance(61)
+    assert rules.run({"bad": False}, originator=bad).errors == []
 
 
 def test_a_message_that_is_no_json_fails_without_the_engine():
