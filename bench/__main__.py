@@ -7,7 +7,7 @@ import importlib
 import sys
 
 END_TO_END = ("ingest", "end_to_end", "drain", "footprint")
-PARTS = ("broker_front", "rules_walk", "store_commit", "uplink_drain", "modbus_poll")
+PARTS = ("broker_front", "rules_walk", "store_commit", "uplink_drain", "modbus_poll", "reconnects", "full_sync")
 
 
 def main() -> None:
