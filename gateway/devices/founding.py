@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import secrets
 import string
 from collections.abc import Iterable, Sequence
@@ -13,10 +14,12 @@ from uuid import UUID
 import orjson
 
 from gateway.devices.state import State
-from gateway.domain.changes import AppendEvent, Change, SaveDevice, SaveProfile
+from gateway.domain.changes import AppendEvent, Change, SaveDevice, SaveProfile, SaveSetting
 from gateway.domain.cloud_event import Action, CloudEvent
 from gateway.domain.entity import Credentials, CredentialsType, Device, DeviceProfile, time_uuid
 from gateway.errors import ConfigError
+
+log = logging.getLogger(__name__)
 
 DEFAULT_PROFILE: Final = "default"
 """Every server has a profile of this name; ours would only clash with it, so none is made."""
@@ -53,7 +56,8 @@ def found_devices(wanted: Iterable[Found], state: State, now_ms: int) -> Sequenc
         changes += profile_changes
         device = known or Device(id=time_uuid(), name=item.name, type=item.profile, created_ms=now_ms)
         names[device.id] = item.name
-        credentials = item.credentials or device.credentials or _new_token()
+        credentials, credential_changes = _credentials_for(item, known, state)
+        changes += credential_changes
         holder = holders.setdefault(credentials.credentials_id, device.id)
         if holder != device.id:
             other = state.device(holder)
@@ -103,6 +107,28 @@ def token_credentials(token: str) -> Credentials:
 def _new_token() -> Credentials:
     alphabet = string.ascii_letters + string.digits
     return token_credentials("".join(secrets.choice(alphabet) for _ in range(20)))
+
+
+def _credentials_for(item: Found, known: Device | None, state: State) -> tuple[Credentials, list[Change]]:
+    """Those of the configuration, unless the cloud has given others since they were first read there.
+
+    A token that was changed in the cloud because it leaked must not come back with the next start.
+    """
+    present = known.credentials if known else None
+    if item.credentials is None:
+        return present or _new_token(), []
+    wished = item.credentials
+    setting = f"configured_credentials/{item.name}"
+    mark = hashlib.sha256("\0".join((wished.type, wished.credentials_id, wished.value or "")).encode()).hexdigest()
+    if state.setting(setting) != mark:
+        return wished, [SaveSetting(setting, mark)]
+    if present is None or present == wished:
+        return wished, []
+    log.warning(
+        "devices[%s]: the cloud has given it other credentials; those of the configuration are used when they change",
+        item.name,
+    )
+    return present, []
 
 
 def _profile_for(

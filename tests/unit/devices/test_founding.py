@@ -54,6 +54,21 @@ def test_a_new_token_is_announced():
     assert state.device_by_credentials("old") is None
 
 
+def test_credentials_changed_in_the_cloud_do_not_come_back_with_the_next_start(caplog):
+    state = State(Snapshot())
+    wanted = [Found(name="Fan", credentials=token_credentials("leaked"))]
+    apply(wanted, state)
+    device = state.device_named("Fan")
+    assert device is not None
+    state.apply([SaveDevice(replace(device, credentials=token_credentials("fresh")))])
+    assert apply(wanted, state) == []
+    assert state.device_by_credentials("leaked") is None
+    assert "devices[Fan]: the cloud has given it other credentials" in caplog.text
+    assert "leaked" not in caplog.text
+    apply([Found(name="Fan", credentials=token_credentials("newest"))], state)
+    assert state.device_by_credentials("newest") is not None
+
+
 def test_a_new_label_is_announced():
     state = State(Snapshot())
     apply([Found(name="Fan")], state)
