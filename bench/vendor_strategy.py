@@ -73,7 +73,10 @@ class VendorClient:
     async def connect(self) -> None:
         """Connect, take the answer; there is no sync, for nothing is to come down."""
         connect = edge_pb2.ConnectRequestMsg(
-            edgeRoutingKey="demo-edge", edgeSecret="demo-secret", edgeVersion=12, maxInboundMessageSize=4_194_304
+            edgeRoutingKey="demo-edge",
+            edgeSecret="demo-secret",
+            edgeVersion=edge_pb2.V_4_2_0,
+            maxInboundMessageSize=4_194_304,
         )
         await self._call.write(edge_pb2.RequestMsg(msgType=edge_pb2.CONNECT_RPC_MESSAGE, connectRequestMsg=connect))
         answer = await self._call.read()
@@ -132,12 +135,12 @@ async def measure(count: int, rtt_ms: float) -> float:
         port, devices = ours.recv()
         backlog = events(count, devices)
         async with grpc.aio.insecure_channel(f"127.0.0.1:{port}", compression=grpc.Compression.Gzip) as channel:
-            call = channel.stream_stream(
+            open_stream: Any = channel.stream_stream(
                 "/edge.EdgeRpcService/handleMsgs",
                 request_serializer=edge_pb2.RequestMsg.SerializeToString,
                 response_deserializer=edge_pb2.ResponseMsg.FromString,
-            )()
-            client = VendorClient(call)
+            )
+            client = VendorClient(open_stream())
             await client.connect()
             reading = asyncio.create_task(client.read())
             started_s = time.perf_counter()
@@ -165,7 +168,5 @@ async def main(count: int = 20_000, rtts_ms: tuple[float, ...] = (0, 100)) -> No
 
 
 if __name__ == "__main__":
-    if len(sys.argv) > 2:
-        asyncio.run(main(int(sys.argv[1]), tuple(float(text) for text in sys.argv[2:])))
-    else:
-        asyncio.run(main(*(int(text) for text in sys.argv[1:])))
+    numbers = [float(text) for text in sys.argv[1:]] or [20_000]
+    asyncio.run(main(int(numbers[0]), tuple(numbers[1:]) or (0, 100)))

@@ -131,6 +131,7 @@ class CloudSim(Cloud):
             server, self._server = self._server, None
             if server is None:
                 raise RejectedError("the cloud is offline")
+            self._stopping = [task for task in self._stopping if not task.done()]
             self._stopping.append(asyncio.create_task(server.stop(grace_s), name="cloud-sim goaway"))
             while True:
                 await asyncio.sleep(0)
