@@ -4,7 +4,7 @@
 
 The server sends packs of 50 and the next one when all are acknowledged, as ThingsBoard does. A fifth are
 devices with their profile and credentials, which have to be on the disk before they are acknowledged; the others
-are widgets of 4 kB, which the gateway has no use for.
+are widgets of 4 kB.
 """
 
 from __future__ import annotations
