@@ -206,6 +206,11 @@ async def _expect_http2(
         raise Broken(f"TLS: client certificate: the server hung up after the handshake; probably {wish}")
     if not config.ssl_enabled and (answer.startswith(_TLS_RECORDS) or await server_certificate(config, timeout_s)):
         raise Broken("TLS: the server speaks TLS; set cloud.ssl_enabled: true")
+    if not answer:
+        raise Broken(
+            "HTTP/2: the connection is accepted and closed: nothing behind a load balancer, or no edge port;"
+            f" {_EDGE_PORT_HINT}"
+        )
     raise Broken(f"HTTP/2: something else than an edge port answers here; {_EDGE_PORT_HINT}")
 
 

@@ -62,6 +62,11 @@ async def web(reader, writer):
     await writer.drain()
 
 
+async def greet(reader, writer):
+    writer.write(b"SSH-2.0-OpenSSH_9.2p1 Debian-2\r\n")
+    await reader.read()
+
+
 async def hang_up(reader, writer):
     """An MQTT broker does so when the first packet is no CONNECT."""
     await reader.read(1)
@@ -142,10 +147,11 @@ async def test_packets_that_vanish():
     ("conduct", "expected"),
     [
         (web, "HTTP/2: a web server (HTTP/1) answers here; an edge port of ThingsBoard is 7070 by default"),
-        (hang_up, "HTTP/2: something else than an edge port answers here"),
+        (greet, "HTTP/2: something else than an edge port answers here"),
+        (hang_up, "HTTP/2: the connection is accepted and closed: nothing behind a load balancer, or no edge port"),
         (mute, "HTTP/2: connected, but nobody answers"),
     ],
-    ids=["web server", "mqtt broker", "mute"],
+    ids=["web server", "ssh server", "mqtt broker", "mute"],
 )
 async def test_something_else_answers(conduct, expected):
     async with listening(conduct) as port:
