@@ -39,6 +39,7 @@ log = logging.getLogger(__name__)
 
 _PACKETS_A_TURN: Final = 256  # then the others have their turn
 _TURN_S: Final = 0.02  # the same, when its messages are slow in the rules
+_PAUSE_S: Final = 0.02  # then the others have so long
 _MIN_WRITE_BUFFER: Final = 1 << 20
 _CONNECT: Final = 0x10
 _LINGER_S: Final = 1.0  # for the last packets of a closing connection
@@ -198,10 +199,13 @@ class Connection(asyncio.Protocol):
                 if self._hold or self._closed_s is not None:
                     break
                 if monotonic_s() > until_s:
-                    self._end_turn()
+                    # An answer takes the others several rounds of the loop: a pause, not only a round.
+                    self._hold_for(TURN)
+                    self._loop.call_later(_PAUSE_S, self._release, TURN)
                     break
             else:
-                self._end_turn()
+                self._hold_for(TURN)
+                self._loop.call_soon(self._release, TURN)
         except ProtocolError as error:
             self._protocol_error(error)
             return
@@ -216,10 +220,6 @@ class Connection(asyncio.Protocol):
                 self._desk.congested()
             if self._local is not None and self._local.is_congested:
                 self._hold_for(LOCAL)
-
-    def _end_turn(self) -> None:
-        self._hold_for(TURN)
-        self._loop.call_soon(self._release, TURN)
 
     def _handle(self, packet: Packet) -> None:
         if isinstance(packet, Connect):
