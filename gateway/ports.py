@@ -327,6 +327,22 @@ class StateReader(Protocol):
         """An opaque entity kept by `SaveEntity`."""
         ...
 
+    def entities(self, type_: str) -> Mapping[str, Json]:
+        """All opaque entities of a type that is kept in memory, by key, oldest first."""
+        ...
+
+    def open_alarm(self, originator: EntityId, alarm_type: str) -> tuple[str, Json] | None:
+        """Key and JSON of the alarm of this originator and type that is not cleared."""
+        ...
+
+    def belongings(self, entity: EntityId) -> Sequence[tuple[str, str]]:
+        """Type and key of the relations and alarms that go when this entity goes."""
+        ...
+
+    def documents_bytes(self) -> int:
+        """What the kept documents (`DOCUMENT_TYPES`) weigh, about."""
+        ...
+
     def setting(self, name: str) -> Json | None:
         """A small named value of the gateway itself (`SaveSetting`)."""
         ...
@@ -389,7 +405,9 @@ class Snapshot:
     devices: list[Device] = field(default_factory=list)
     profiles: list[DeviceProfile] = field(default_factory=list)
     attributes: list[tuple[EntityId, str, str, Attribute]] = field(default_factory=list)  # entity, scope, key
-    entities: list[tuple[str, str, Json]] = field(default_factory=list)  # type, key, json
+    entities: list[tuple[str, str, Json]] = field(default_factory=list)
+    """type, key, json; without documents (`DOCUMENT_TYPES`)"""
+    documents: list[tuple[str, str, int]] = field(default_factory=list)  # type, key, characters
     settings: dict[str, Json] = field(default_factory=dict)
     open_rpcs: list[tuple[UUID, UUID, str, int, Json]] = field(default_factory=list)
     """request uuid, device id, state, expires_ms, request: calls not in state DONE"""
@@ -501,12 +519,17 @@ class CloudLink(Protocol):
         """Returns when uplink is allowed: the number of the session (it grows with each connect)."""
         ...
 
+    async def wait_lost(self) -> None:
+        """Returns when uplink is not allowed: at once, or when the session ends."""
+        ...
+
     def size_bytes(self, events: Sequence[StoredEvent]) -> int:
         """What these events would weigh as one message; 0 when nothing would be sent (entity gone, empty data)."""
         ...
 
     def send(self, events: Sequence[StoredEvent]) -> asyncio.Future[UplinkAnswer]:
-        """One uplink message with these events, sent in the order of the calls.
+        """One uplink message with these events, sent in the order of the calls. The same events, sent again in
+        one session after a refusal, keep the number of their message.
 
         Entities are serialised as they are now. Events of which nothing is left to send count as
         success. The future fails with `LinkLost` when the stream ends before the answer, and with

@@ -224,7 +224,7 @@ def _entity(type_: str, *, has_id: bool = True) -> Callable[[Any], Command]:
             raise RejectedError(f"unknown kind of update {update.msgType}") from None
         json = _json(update.entity, "the entity") if update.entity else None
         id_ = optional_uuid(update.idMSB, update.idLSB) if has_id else _own_id(json)
-        return EntityUpdated(type_, kind, id_, json)
+        return EntityUpdated(type_, kind, id_, json, len(update.entity))
 
     return read
 
@@ -251,23 +251,16 @@ _READERS: Final[tuple[tuple[str, Callable[[Any], Command | None]], ...]] = (
     ("entityViewUpdateMsg", _entity("ENTITY_VIEW")),
     ("ruleChainUpdateMsg", _entity("RULE_CHAIN")),
     ("ruleChainMetadataUpdateMsg", _entity("RULE_CHAIN_METADATA", has_id=False)),
-    ("dashboardUpdateMsg", _ignored("dashboardUpdateMsg")),
+    ("dashboardUpdateMsg", _entity("DASHBOARD")),
     ("alarmUpdateMsg", _entity("ALARM")),
     ("alarmCommentUpdateMsg", _ignored("alarmCommentUpdateMsg")),
     ("customerUpdateMsg", _entity("CUSTOMER")),
     ("relationUpdateMsg", _entity("RELATION", has_id=False)),
-    *(
-        (name, _ignored(name))
-        for name in (
-            "widgetsBundleUpdateMsg",
-            "widgetTypeUpdateMsg",
-            "userUpdateMsg",
-            "userCredentialsUpdateMsg",
-            "adminSettingsUpdateMsg",
-            "otaPackageUpdateMsg",
-            "queueUpdateMsg",
-        )
-    ),
+    ("widgetsBundleUpdateMsg", _entity("WIDGETS_BUNDLE")),
+    ("widgetTypeUpdateMsg", _entity("WIDGET_TYPE")),
+    *((name, _ignored(name)) for name in ("userUpdateMsg", "userCredentialsUpdateMsg", "adminSettingsUpdateMsg")),
+    ("otaPackageUpdateMsg", _entity("OTA_PACKAGE")),
+    ("queueUpdateMsg", _ignored("queueUpdateMsg")),
     ("tenantProfileUpdateMsg", _entity("TENANT_PROFILE", has_id=False)),
     *(
         (name, _ignored(name))
@@ -280,9 +273,7 @@ _READERS: Final[tuple[tuple[str, Callable[[Any], Command | None]], ...]] = (
         )
     ),
     ("tenantUpdateMsg", _entity("TENANT", has_id=False)),
-    *(
-        (name, _ignored(name))
-        for name in ("resourceUpdateMsg", "calculatedFieldUpdateMsg", "aiModelUpdateMsg", "apiKeyUpdateMsg")
-    ),
+    ("resourceUpdateMsg", _entity("TB_RESOURCE")),
+    *((name, _ignored(name)) for name in ("calculatedFieldUpdateMsg", "aiModelUpdateMsg", "apiKeyUpdateMsg")),
 )
 """Field and reader, in the order in which ThingsBoard Edge applies the fields of one message."""

@@ -17,6 +17,7 @@ from gateway.domain.changes import (
     Change,
     DeleteAttributes,
     DeleteDevice,
+    DeleteEntity,
     DeleteProfile,
     SaveAttributes,
     SaveDevice,
@@ -68,7 +69,8 @@ class Commands:
         """Closes its session; unknown id is no error."""
         if self._state.device(device_id) is None:
             return
-        await self._pipeline.commit([DeleteDevice(device_id)])
+        left = self._state.belongings(EntityId("DEVICE", device_id))
+        await self._pipeline.commit([DeleteDevice(device_id), *(DeleteEntity(kind, key) for kind, key in left)])
         self._inlet.device_changed(EntityId("DEVICE", device_id), credentials_changed=True)
 
     async def put_credentials(self, device_id: UUID, json: Mapping[str, Json]) -> None:

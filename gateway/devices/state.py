@@ -6,7 +6,7 @@ Telemetry is not here: its latest values are read from the store.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Final
 from uuid import UUID
@@ -23,6 +23,7 @@ from gateway.domain.changes import (
     SaveProfile,
     SaveSetting,
 )
+from gateway.domain.downlink import DOCUMENT_TYPES
 from gateway.domain.entity import Credentials, Device, DeviceProfile, EdgeIdentity, EntityId, Json
 from gateway.domain.telemetry import Attribute
 from gateway.ports import Snapshot
@@ -42,8 +43,9 @@ STATEFUL: Final = frozenset(
 )
 """The changes that `State.apply` acts on."""
 
-IN_MEMORY_ENTITIES: Final = frozenset({"ASSET", "CUSTOMER"})
-"""Kinds of opaque entities that rules may ask for; the others are only in the store."""
+IN_MEMORY_ENTITIES: Final = frozenset({"ALARM", "ASSET", "ASSET_PROFILE", "CUSTOMER", "RELATION"})
+"""Kinds of opaque entities that rules may ask for; the others are only in the store. Who writes them keeps
+their number bounded (`gateway.downlink.keeping`)."""
 
 
 class State:
@@ -57,7 +59,11 @@ class State:
         self._profiles: dict[UUID, DeviceProfile] = {}
         self._profiles_by_name: dict[str, UUID] = {}
         self._attributes: dict[tuple[EntityId, str], dict[str, Attribute]] = {}
-        self._entities: dict[tuple[str, str], Json] = {}
+        self._entities: dict[str, dict[str, Json]] = {kind: {} for kind in sorted(IN_MEMORY_ENTITIES)}
+        self._open_alarms: dict[tuple[str, str, str], str] = {}  # originator's type and id, alarm type
+        self._belongings: dict[tuple[str, str], dict[tuple[str, str], None]] = {}
+        self._documents = {(kind, key): size for kind, key, size in snapshot.documents}
+        self._documents_bytes = sum(self._documents.values())
         self._settings: dict[str, Json] = dict(snapshot.settings)
         self._identity: EdgeIdentity | None = None
         for profile in snapshot.profiles:
@@ -67,8 +73,7 @@ class State:
         for entity, scope, key, attribute in snapshot.attributes:
             self._attributes.setdefault((entity, scope), {})[key] = attribute
         for type_, key, json in snapshot.entities:
-            if type_ in IN_MEMORY_ENTITIES:
-                self._entities[type_, key] = json
+            self._put_entity(type_, key, json)
         self._read_identity()
 
     def device(self, device_id: UUID) -> Device | None:
@@ -116,7 +121,24 @@ class State:
 
     def entity_json(self, type_: str, key: str) -> Json | None:
         """An opaque entity of one of the kinds in `IN_MEMORY_ENTITIES`."""
-        return self._entities.get((type_, key))
+        return self._entities.get(type_, {}).get(key)
+
+    def entities(self, type_: str) -> Mapping[str, Json]:
+        """All of one of the kinds in `IN_MEMORY_ENTITIES`, by key, oldest first."""
+        return self._entities.get(type_, {})
+
+    def open_alarm(self, originator: EntityId, alarm_type: str) -> tuple[str, Json] | None:
+        """The alarm of this originator and type that is not cleared."""
+        key = self._open_alarms.get((originator.type, str(originator.id), alarm_type))
+        return None if key is None else (key, self._entities["ALARM"][key])
+
+    def belongings(self, entity: EntityId) -> Sequence[tuple[str, str]]:
+        """Relations and alarms that go when this entity goes."""
+        return list(self._belongings.get((entity.type, str(entity.id)), ()))
+
+    def documents_bytes(self) -> int:
+        """What the kept documents weigh, about."""
+        return self._documents_bytes
 
     def setting(self, name: str) -> Json | None:
         """A small named value of the gateway itself."""
@@ -142,14 +164,47 @@ class State:
                     self._put_profile(change.profile)
                 case DeleteProfile():
                     self._drop_profile(change.profile_id)
-                case SaveEntity() if change.type in IN_MEMORY_ENTITIES:
-                    self._entities[change.type, change.key] = change.json
+                case SaveEntity():
+                    self._put_entity(change.type, change.key, change.json, change.size_bytes)
                 case DeleteEntity():
-                    self._entities.pop((change.type, change.key), None)
+                    self._drop_entity(change.type, change.key)
                 case SaveSetting():
                     self._set(change.name, change.value)
                 case _:
                     pass
+
+    def _put_entity(self, type_: str, key: str, json: Json, size_bytes: int = 0) -> None:
+        if type_ in DOCUMENT_TYPES:
+            self._documents_bytes += size_bytes - self._documents.get((type_, key), 0)
+            self._documents[type_, key] = size_bytes
+            return
+        kept = self._entities.get(type_)
+        if kept is None:
+            return
+        self._unlink(type_, key, kept.get(key))
+        kept[key] = json
+        for end in _ends(type_, json):
+            self._belongings.setdefault(end, {})[type_, key] = None
+        if type_ == "ALARM" and json.get("cleared") is not True:
+            for end in _ends(type_, json):
+                self._open_alarms[*end, str(json.get("type"))] = key
+
+    def _drop_entity(self, type_: str, key: str) -> None:
+        self._documents_bytes -= self._documents.pop((type_, key), 0)
+        self._unlink(type_, key, self._entities.get(type_, {}).pop(key, None))
+
+    def _unlink(self, type_: str, key: str, json: Json | None) -> None:
+        """Take what is known of an entity out of the indexes."""
+        for end in _ends(type_, json):
+            held = self._belongings.get(end)
+            if held is not None:
+                held.pop((type_, key), None)
+                if not held:
+                    del self._belongings[end]
+            if json is not None and type_ == "ALARM":
+                place = (*end, str(json.get("type")))
+                if self._open_alarms.get(place) == key:
+                    del self._open_alarms[place]
 
     def _put_device(self, device: Device) -> None:
         self._drop_names(device.id)
@@ -200,6 +255,16 @@ class State:
     def _read_identity(self) -> None:
         kept: Any = self._settings.get("edge_identity")
         self._identity = EdgeIdentity.from_json(kept) if kept else None
+
+
+def _ends(type_: str, json: Json | None) -> Iterator[tuple[str, str]]:
+    """Whom an alarm or a relation is about: type and id."""
+    if not isinstance(json, dict) or type_ not in ("ALARM", "RELATION"):
+        return
+    for name in ("originator",) if type_ == "ALARM" else ("from", "to"):
+        end = json.get(name)
+        if isinstance(end, dict):
+            yield str(end.get("entityType")), str(end.get("id")).lower()
 
 
 def with_profile(device: Device, profile: DeviceProfile) -> Device:

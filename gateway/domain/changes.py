@@ -76,12 +76,14 @@ class DeleteProfile:
 class SaveEntity:
     """Any other entity, kept as the JSON it came with: ASSET, RULE_CHAIN, RULE_CHAIN_METADATA, RELATION …
 
-    `key` is the uuid's text, or a text of our own where the entity has no id (relations).
+    `key` is the uuid's text, or a text of our own where the entity has no id (relations). `size_bytes` is
+    about what it weighs; only known of documents.
     """
 
     type: str
     key: str
     json: Json
+    size_bytes: int = 0
 
 
 @dataclass(slots=True)

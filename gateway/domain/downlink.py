@@ -8,13 +8,19 @@ profiles, devices, credentials, …).
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import IntEnum
+from typing import Final
 from uuid import UUID
 
 from gateway.domain.entity import EdgeIdentity, EntityId, Json
 from gateway.domain.rpc import RpcRequest
 from gateway.domain.telemetry import TsKv, Value
+
+DOCUMENT_TYPES: Final = frozenset(
+    {"DASHBOARD", "ENTITY_VIEW", "OTA_PACKAGE", "TB_RESOURCE", "WIDGETS_BUNDLE", "WIDGET_TYPE"}
+)
+"""Entities that nothing here acts on: they stay in the store and are not loaded into memory at start."""
 
 
 class UpdateKind(IntEnum):
@@ -96,13 +102,15 @@ class CredentialsRequested:
 class EntityUpdated:
     """One `…UpdateMsg`: DEVICE, DEVICE_PROFILE, ASSET, RULE_CHAIN, RULE_CHAIN_METADATA, RELATION, ALARM, …
 
-    `id` is None for messages that carry none; `json` is None in deletes and when the text was empty.
+    `id` is None for messages that carry none; `json` is None in deletes and when the text was empty;
+    `size_bytes` is what the text weighed.
     """
 
     type: str
     kind: UpdateKind
     id: UUID | None
     json: Json | None
+    size_bytes: int = field(default=0, compare=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -30,14 +30,12 @@ from gateway.domain.downlink import (
 )
 from gateway.domain.entity import EdgeIdentity, Json
 from gateway.domain.message import Message, MessageType
+from gateway.downlink.keeping import Full, keep, needs_id, needs_json
 from gateway.errors import RejectedError
 from gateway.ports import Clock, DeviceCommands, Receipt, RuleChains, StateReader
 from gateway.supervise import Counters
 
 log = logging.getLogger(__name__)
-
-KEPT_TYPES = frozenset({"ASSET", "ASSET_PROFILE", "CUSTOMER", "RELATION", "TENANT", "TENANT_PROFILE", "ENTITY_VIEW"})
-"""Entities kept as they came: assets and relations for the rules, the others for a person to look at."""
 
 
 class Dispatcher:
@@ -54,6 +52,7 @@ class Dispatcher:
     ) -> None:
         self._devices, self._chains, self._commit, self._state = devices, chains, commit, state
         self._clock, self._counters = clock, counters
+        self._full: set[str] = set()  # kinds of which there are too many: said once
 
     async def connected(self, identity: EdgeIdentity) -> bool:
         """Remember who we are; True when a full sync is needed."""
@@ -139,41 +138,54 @@ class Dispatcher:
         is_deleted = update.kind is UpdateKind.DELETED
         match update.type:
             case "DEVICE":
-                device_id = _needs_id(update)
+                device_id = needs_id(update)
                 if is_deleted:
                     await self._devices.delete_device(device_id)
                 else:
-                    await self._devices.put_device(device_id, _needs_json(update))
+                    await self._devices.put_device(device_id, needs_json(update))
             case "DEVICE_PROFILE":
-                profile_id = _needs_id(update)
+                profile_id = needs_id(update)
                 if is_deleted:
                     await self._devices.delete_profile(profile_id)
                 else:
-                    await self._devices.put_profile(profile_id, _needs_json(update))
+                    await self._devices.put_profile(profile_id, needs_json(update))
             case "RULE_CHAIN":
                 await self._chain(update, is_deleted)
             case "RULE_CHAIN_METADATA":
-                json = _needs_json(update)
+                json = needs_json(update)
                 chain_id = update.id or _chain_id(json)
                 if json.get("nodes"):
                     await self._keep(SaveEntity("RULE_CHAIN_METADATA", str(chain_id), json))
                     self._chains.put_metadata(chain_id, json)
-            case kind if kind in KEPT_TYPES:
-                key = str(update.id) if update.id else _relation_key(_needs_json(update))
-                await self._keep(DeleteEntity(kind, key) if is_deleted else SaveEntity(kind, key, _needs_json(update)))
             case kind:
-                self._counters.add("downlink.ignored")
-                log.debug("downlink: %s is acknowledged and not kept", kind)
+                await self._other(kind, update)
+
+    async def _other(self, kind: str, update: EntityUpdated) -> None:
+        try:
+            changes = keep(update, self._state)
+        except Full:
+            self._counters.add("downlink.no_room")
+            if kind not in self._full:
+                self._full.add(kind)
+                log.warning("downlink: no more %s are kept (said once; counted in downlink.no_room)", kind)
+            return
+        if changes is None:
+            self._counters.add("downlink.ignored")
+            log.debug("downlink: %s is acknowledged and not kept", kind)
+        elif changes:
+            await self._keep(*changes)
+        else:
+            self._counters.add("downlink.without_effect")
 
     async def _chain(self, update: EntityUpdated, is_deleted: bool) -> None:
-        chain_id = _needs_id(update)
+        chain_id = needs_id(update)
         if is_deleted:
             await self._keep(
                 DeleteEntity("RULE_CHAIN", str(chain_id)), DeleteEntity("RULE_CHAIN_METADATA", str(chain_id))
             )
             self._chains.remove_chain(chain_id)
         else:
-            json = _needs_json(update)
+            json = needs_json(update)
             # A server does not send the former root again when another takes its place: the setting decides.
             was_root = self._state.setting("root_chain") == str(chain_id)
             changes: list[Change] = [SaveEntity("RULE_CHAIN", str(chain_id), json)]
@@ -203,28 +215,8 @@ class Dispatcher:
         await self._commit(changes)
 
 
-def _needs_id(update: EntityUpdated) -> UUID:
-    if update.id is None:
-        raise RejectedError(f"{update.type} without an id")
-    return update.id
-
-
-def _needs_json(update: EntityUpdated) -> Mapping[str, Json]:
-    if not isinstance(update.json, dict):
-        raise RejectedError(f"{update.type} {update.id or ''}: no entity JSON")
-    return update.json
-
-
 def _chain_id(json: Mapping[str, Json]) -> UUID:
     try:
         return UUID(json["ruleChainId"]["id"])
     except (KeyError, TypeError, ValueError):
         raise RejectedError("RULE_CHAIN_METADATA without a ruleChainId") from None
-
-
-def _relation_key(json: Mapping[str, Json]) -> str:
-    def end(name: str) -> str:
-        member = json.get(name)
-        return f"{member.get('entityType')}:{member.get('id')}" if isinstance(member, dict) else "?"
-
-    return f"{end('from')}>{json.get('typeGroup')}/{json.get('type')}>{end('to')}"

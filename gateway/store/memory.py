@@ -26,6 +26,7 @@ from gateway.domain.changes import (
     UnitOfWork,
 )
 from gateway.domain.cloud_event import EventStatus, Lane, ParkedEvent, StoredEvent
+from gateway.domain.downlink import DOCUMENT_TYPES
 from gateway.domain.entity import Device, DeviceProfile, EntityId, Json
 from gateway.domain.rpc import RpcState
 from gateway.domain.telemetry import Attribute, Value
@@ -33,7 +34,7 @@ from gateway.ports import FINISHED_RPCS, CloudEvents, QueueDepth, Snapshot
 from gateway.store.lanes import Lanes, Positions
 from gateway.store.plan import SQLITE, Owner, Plan
 from gateway.store.series import Series
-from gateway.store.values import decode_value, encode_value
+from gateway.store.values import decode_value, encode_json, encode_value
 
 
 class MemoryStore:
@@ -61,7 +62,10 @@ class MemoryStore:
             devices=list(self.devices.values()),
             profiles=list(self.profiles.values()),
             attributes=[(*key, attribute) for key, attribute in self.attributes.items()],
-            entities=[(*key, json) for key, json in self.entities.items()],
+            entities=[(*key, json) for key, json in self.entities.items() if key[0] not in DOCUMENT_TYPES],
+            documents=[
+                (*key, len(encode_json(json))) for key, json in self.entities.items() if key[0] in DOCUMENT_TYPES
+            ],
             settings=dict(self.settings),
             open_rpcs=[call for call in self.rpcs.values() if call[2] != RpcState.DONE],
             finished_rpcs=[
@@ -120,7 +124,7 @@ class MemoryStore:
                 self.profiles[profile.id] = profile
             case DeleteProfile(profile_id):
                 self.profiles.pop(profile_id, None)
-            case SaveEntity(kind, key, json):
+            case SaveEntity(kind, key, json, _):
                 self.entities[kind, key] = json
             case DeleteEntity(kind, key):
                 self.entities.pop((kind, key), None)

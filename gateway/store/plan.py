@@ -240,7 +240,7 @@ class Plan:
                 self._put(tables.PROFILE, self._row(profile_columns(profile)))
             case DeleteProfile(profile_id):
                 self._drop(tables.PROFILE, uuid(profile_id))
-            case SaveEntity(kind, key, json):
+            case SaveEntity(kind, key, json, _):
                 self._put(tables.ENTITY, (_plain(kind), text(key), encode_json(json)))
             case DeleteEntity(kind, key):
                 self._drop(tables.ENTITY, _plain(kind), text(key))

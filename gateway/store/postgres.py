@@ -29,7 +29,7 @@ from gateway.store.postgres_room import PostgresRoom
 from gateway.store.postgres_text import decode_columns, encode_columns, escape, unescape
 from gateway.store.series import Series
 from gateway.store.sqlite_file import migrations
-from gateway.store.tables import Table, delete_sql, insert_sql
+from gateway.store.tables import DOCUMENTS, Table, delete_sql, insert_sql
 from gateway.store.values import decode_json, device_of, profile_of, uuid_or_none
 from gateway.supervise import Counters
 
@@ -142,8 +142,10 @@ class PostgresStore:
         ):
             attribute = Attribute(ts_ms, decode_columns(*value))
             snapshot.attributes.append((EntityId(kind, entity_id), scope, unescape(key), attribute))
-        for kind, key, text in await self.fetch("SELECT type, key, json FROM entity"):
+        for kind, key, text in await self.fetch(f"SELECT type, key, json FROM entity WHERE type NOT IN ({DOCUMENTS})"):
             snapshot.entities.append((kind, unescape(key), decode_json(text)))
+        statement = f"SELECT type, key, length(json) FROM entity WHERE type IN ({DOCUMENTS})"
+        snapshot.documents = [(row[0], unescape(row[1]), row[2]) for row in await self.fetch(statement)]
         for name, text in await self.fetch("SELECT name, json FROM setting"):
             snapshot.settings[unescape(name)] = decode_json(text)
         for *call, text in await self.fetch(

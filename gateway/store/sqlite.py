@@ -29,7 +29,7 @@ from gateway.store.plan import SLOT_MS, SQLITE, Owner, Plan, identity_of
 from gateway.store.series import Series
 from gateway.store.sqlite_events import SqliteEvents
 from gateway.store.sqlite_room import SqliteRoom
-from gateway.store.tables import Table, delete_sql, insert_sql, padded_insert_sql
+from gateway.store.tables import DOCUMENTS, Table, delete_sql, insert_sql, padded_insert_sql
 from gateway.store.values import decode_json, decode_value, device_of, profile_of
 from gateway.store.worker import Worker
 from gateway.supervise import Counters
@@ -261,8 +261,10 @@ class SqliteStore:
             for kind, entity_id, scope, key, ts_ms, value_kind, value in read(_ALL["attribute"]):
                 attribute = Attribute(ts_ms, decode_value(value_kind, value))
                 snapshot.attributes.append((EntityId(kind, UUID(bytes=entity_id)), scope, key, attribute))
-            for kind, key, text in read("SELECT type, key, json FROM entity"):
+            for kind, key, text in read(f"SELECT type, key, json FROM entity WHERE type NOT IN ({DOCUMENTS})"):
                 snapshot.entities.append((kind, key, decode_json(text)))
+            statement = f"SELECT type, key, length(json) FROM entity WHERE type IN ({DOCUMENTS})"
+            snapshot.documents = read(statement).fetchall()
             for name, text in read("SELECT name, json FROM setting"):
                 snapshot.settings[name] = decode_json(text)
             statement = f"SELECT {','.join(tables.RPC.columns)} FROM rpc WHERE state != 'DONE' ORDER BY expires_time"

@@ -6,6 +6,11 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Final
 
+from gateway.domain.downlink import DOCUMENT_TYPES
+
+DOCUMENTS: Final = ", ".join(f"'{kind}'" for kind in sorted(DOCUMENT_TYPES))
+"""For SQL: the types of entities that are not loaded at start."""
+
 
 @dataclass(frozen=True, slots=True)
 class Table:

@@ -169,9 +169,8 @@ SECRETS = {
     "userCredentialsUpdateMsg": {"entity": "hunter2"},
     "adminSettingsUpdateMsg": {"entity": "hunter2"},
     "apiKeyUpdateMsg": {"entity": "hunter2"},
-    "dashboardUpdateMsg": {"entity": "hunter2"},
-    "widgetsBundleUpdateMsg": {"entity": "hunter2"},
-    "otaPackageUpdateMsg": {"entity": "hunter2"},
+    "aiModelUpdateMsg": {"entity": "hunter2"},
+    "queueUpdateMsg": {"entity": "hunter2"},
     "notificationRuleUpdateMsg": {"entity": "hunter2"},
     "oAuth2DomainUpdateMsg": {"entity": "hunter2"},
 }
