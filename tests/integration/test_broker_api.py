@@ -310,7 +310,7 @@ async def test_a_device_whose_messages_are_slow_in_the_rules_lets_the_others_hav
         peer.send(b"".join(encode.publish(4, TELEMETRY, b'{"a":1}', 1, number) for number in (1, 2, 3)))
         for number in (1, 2, 3):
             assert await peer.receive() == Ack(PUBACK, number)
-        assert happened == ["slow", "other"] * 3
+        assert happened[:5] == ["slow", "other", "slow", "other", "slow"]
 
 
 # ── limits ──
