@@ -117,7 +117,7 @@ class DeviceSession(Protocol):
         ...
 
     def subscribe_attributes(self, is_on: bool) -> None:
-        """Pushes wait for the subscription; current values are not replayed."""
+        """Pushes wait for the subscription; then the device is told the newest value of what changed meanwhile."""
         ...
 
     def subscribe_rpc(self, is_on: bool) -> None:

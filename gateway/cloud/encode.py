@@ -14,7 +14,7 @@ from uuid import UUID
 import orjson
 
 from gateway.cloud.codec import halves
-from gateway.cloud.entities import alarm_id, credentials_json, device_json, profile_json
+from gateway.cloud.entities import alarm_id, credentials_json, device_json, profile_json, sendable
 from gateway.cloud.pb import edge_pb2, queue_pb2
 from gateway.domain.cloud_event import Action, StoredEvent
 from gateway.domain.entity import Device, Origin
@@ -42,6 +42,20 @@ _ALARM_KINDS: Final[Mapping[str, Any]] = {
     Action.ALARM_DELETE: _DELETED,
     Action.DELETED: _DELETED,
 }
+_COMMENT_KINDS: Final[Mapping[str, Any]] = {
+    Action.ADDED_COMMENT: _CREATED,
+    Action.UPDATED_COMMENT: _UPDATED,
+    Action.DELETED_COMMENT: _DELETED,
+}
+_WITH_CUSTOMER: Final = frozenset({"DEVICE", "ASSET", "ENTITY_VIEW", "DASHBOARD"})
+_DOCUMENTS: Final[Mapping[str, str]] = {
+    "ASSET": "assetUpdateMsg",
+    "ASSET_PROFILE": "assetProfileUpdateMsg",
+    "ENTITY_VIEW": "entityViewUpdateMsg",
+    "DASHBOARD": "dashboardUpdateMsg",
+}
+"""Entities that are kept as their JSON. An asset does not bring its profile along: all profiles of assets that
+we know are the cloud's own. A CUSTOMER has no message on the way up."""
 
 
 def encode_connect(key: str, secret: str, release: str, max_inbound_bytes: int) -> bytes:
@@ -185,12 +199,23 @@ def _updated(message: edge_pb2.UplinkMsg, event: StoredEvent, state: StateReader
     return _entity(message, event, state, _UPDATED)
 
 
+def _customer_changed(message: edge_pb2.UplinkMsg, event: StoredEvent, state: StateReader) -> bool:
+    return event.type in _WITH_CUSTOMER and _entity(message, event, state, _UPDATED)
+
+
 def _entity(message: edge_pb2.UplinkMsg, event: StoredEvent, state: StateReader, kind: Any) -> bool:
     if event.entity_id is None:
         return False
     high, low = halves(event.entity_id)
     if event.type == "DEVICE_PROFILE":
         return _profile(message, event.entity_id, state, kind)
+    if event.type in _DOCUMENTS:
+        json = state.entity_json(event.type, str(event.entity_id))
+        if not isinstance(json, Mapping) or (event.type == "ASSET" and json.get("type") == "TbServiceQueue"):
+            return False
+        entity = orjson.dumps(sendable(json)).decode()
+        getattr(message, _DOCUMENTS[event.type]).add(msgType=kind, idMSB=high, idLSB=low, entity=entity)
+        return True
     device = state.device(event.entity_id) if event.type == "DEVICE" else None
     if device is None:
         return False
@@ -224,10 +249,11 @@ def _credentials(message: edge_pb2.UplinkMsg, device: Device) -> bool:
 def _deleted(message: edge_pb2.UplinkMsg, event: StoredEvent, state: StateReader) -> bool:
     if event.type == "ALARM":
         return _alarm(message, event, state)
-    if event.type != "DEVICE" or event.entity_id is None:
+    field = "deviceUpdateMsg" if event.type == "DEVICE" else _DOCUMENTS.get(event.type)
+    if field is None or event.type == "ASSET_PROFILE" or event.entity_id is None:
         return False  # the cloud refuses the deletion of profiles
     high, low = halves(event.entity_id)
-    message.deviceUpdateMsg.add(msgType=_DELETED, idMSB=high, idLSB=low)
+    getattr(message, field).add(msgType=_DELETED, idMSB=high, idLSB=low)
     return True
 
 
@@ -288,6 +314,14 @@ def _relation_request(message: edge_pb2.UplinkMsg, event: StoredEvent, state: St
     return True
 
 
+def _calculated_field_request(message: edge_pb2.UplinkMsg, event: StoredEvent, state: StateReader) -> bool:
+    if event.entity_id is None:
+        return False
+    high, low = halves(event.entity_id)
+    message.calculatedFieldRequestMsg.add(entityIdMSB=high, entityIdLSB=low, entityType=event.type)
+    return True
+
+
 def _metadata_request(message: edge_pb2.UplinkMsg, event: StoredEvent, state: StateReader) -> bool:
     if event.entity_id is None:
         return False
@@ -305,24 +339,49 @@ def _credentials_request(message: edge_pb2.UplinkMsg, event: StoredEvent, state:
 
 
 def _alarm(message: edge_pb2.UplinkMsg, event: StoredEvent, state: StateReader) -> bool:
-    if event.type != "ALARM" or not event.body:
+    """From the event's body, else as the alarm is now; a deleted one is only in its event."""
+    kind = _ALARM_KINDS[event.action]
+    body = orjson.loads(event.body) if event.body else None
+    if body is None and event.entity_id is not None and kind != _DELETED:
+        body = state.entity_json("ALARM", str(event.entity_id))
+    if event.type != "ALARM" or body is None:
+        return False
+    high, low = halves(alarm_id(body, event.entity_id))
+    message.alarmUpdateMsg.add(msgType=kind, idMSB=high, idLSB=low, entity=orjson.dumps(sendable(body)).decode())
+    return True
+
+
+def _comment(message: edge_pb2.UplinkMsg, event: StoredEvent, state: StateReader) -> bool:
+    if event.type != "ALARM_COMMENT" or not event.body:
         return False
     body = orjson.loads(event.body)
-    high, low = halves(alarm_id(body, event.entity_id))
-    message.alarmUpdateMsg.add(
-        msgType=_ALARM_KINDS[event.action], idMSB=high, idLSB=low, entity=orjson.dumps(body).decode()
-    )
+    if not isinstance(body, dict):
+        raise RejectedError("an alarm's comment is a JSON object")
+    message.alarmCommentUpdateMsg.add(msgType=_COMMENT_KINDS[event.action], entity=orjson.dumps(body).decode())
     return True
 
 
 def _relation(message: edge_pb2.UplinkMsg, event: StoredEvent, state: StateReader) -> bool:
     if event.type != "RELATION" or not event.body:
         return False
-    body = orjson.loads(event.body)
-    if not isinstance(body, dict):
-        raise RejectedError("a relation is a JSON object")
     kind = _DELETED if event.action == Action.RELATION_DELETED else _CREATED
-    message.relationUpdateMsg.add(msgType=kind, entity=orjson.dumps({**body, "version": None}).decode())
+    return _relation_update(message, orjson.loads(event.body), kind)
+
+
+def _relations_deleted(message: edge_pb2.UplinkMsg, event: StoredEvent, state: StateReader) -> bool:
+    relations = orjson.loads(event.body or b"{}").get("relations") or ()
+    written = 0
+    for relation in relations:
+        written += _relation_update(message, relation, _DELETED)
+    return written > 0
+
+
+def _relation_update(message: edge_pb2.UplinkMsg, relation: Any, kind: Any) -> bool:
+    if not isinstance(relation, dict):
+        raise RejectedError("a relation is a JSON object")
+    if relation.get("typeGroup", "COMMON") != "COMMON":
+        return False  # servers exchange no others
+    message.relationUpdateMsg.add(msgType=kind, entity=orjson.dumps({**relation, "version": None}).decode())
     return True
 
 
@@ -334,10 +393,13 @@ _WRITERS: Final[Mapping[str, Callable[[edge_pb2.UplinkMsg, StoredEvent, StateRea
     Action.ADDED: _added,
     Action.UPDATED: _updated,
     Action.DELETED: _deleted,
+    Action.ASSIGNED_TO_CUSTOMER: _customer_changed,
+    Action.UNASSIGNED_FROM_CUSTOMER: _customer_changed,
     Action.CREDENTIALS_UPDATED: _credentials_updated,
     Action.RPC_CALL: _rpc,
     Action.ATTRIBUTES_REQUEST: _attributes_request,
     Action.RELATION_REQUEST: _relation_request,
+    Action.CALCULATED_FIELD_REQUEST: _calculated_field_request,
     Action.RULE_CHAIN_METADATA_REQUEST: _metadata_request,
     Action.CREDENTIALS_REQUEST: _credentials_request,
     Action.ALARM_ACK: _alarm,
@@ -345,5 +407,9 @@ _WRITERS: Final[Mapping[str, Callable[[edge_pb2.UplinkMsg, StoredEvent, StateRea
     Action.ALARM_DELETE: _alarm,
     Action.RELATION_ADD_OR_UPDATE: _relation,
     Action.RELATION_DELETED: _relation,
+    Action.RELATIONS_DELETED: _relations_deleted,
+    Action.ADDED_COMMENT: _comment,
+    Action.UPDATED_COMMENT: _comment,
+    Action.DELETED_COMMENT: _comment,
 }
 """By action; what is not here (TIMESERIES_DELETED …) has no message and stays local."""

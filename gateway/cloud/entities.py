@@ -11,13 +11,24 @@ from collections.abc import Mapping
 from typing import Any
 from uuid import UUID, uuid5
 
-from gateway.domain.entity import Credentials, Device, DeviceProfile, EdgeIdentity, Json
+from gateway.domain.entity import NULL_UUID, Credentials, Device, DeviceProfile, EdgeIdentity, Json
 from gateway.errors import RejectedError
 
 
 def entity_id_json(type_: str, id_: UUID | None) -> dict[str, str] | None:
     """How an entity's id is written."""
     return None if id_ is None else {"entityType": type_, "id": str(id_)}
+
+
+def sendable(json: Mapping[str, Json]) -> dict[str, Json]:
+    """What the cloud once wrote, as it may go back: no version, and "no customer" is null."""
+    ready = dict(json)
+    if "version" in ready:
+        ready["version"] = None
+    customer = ready.get("customerId")
+    if isinstance(customer, Mapping) and customer.get("id") == str(NULL_UUID):
+        ready["customerId"] = None
+    return ready
 
 
 def device_json(device: Device, identity: EdgeIdentity | None) -> dict[str, Json]:
@@ -27,7 +38,7 @@ def device_json(device: Device, identity: EdgeIdentity | None) -> dict[str, Json
         RejectedError: We do not know our tenant: nothing was ever accepted by a cloud.
     """
     if device.json is not None:
-        return {**device.json, "name": device.name, "label": device.label, "version": None}
+        return sendable({**device.json, "name": device.name, "label": device.label, "version": None})
     return {
         "id": entity_id_json("DEVICE", device.id),
         "createdTime": device.created_ms,

@@ -83,7 +83,8 @@ class GrpcLink:
         self._last_error: str | None = None
         self._identity_name = ""
         self._max_message_bytes = config.max_inbound_bytes - _ENVELOPE_BYTES
-        self._ready = asyncio.Event()
+        self._ready, self._lost = asyncio.Event(), asyncio.Event()
+        self._lost.set()
         self._pending = Pending()
         self._outbox: asyncio.Queue[bytes] = asyncio.Queue()
         self._inbox: asyncio.Queue[DownlinkReceived | EdgeChanged] = asyncio.Queue(_INBOX)
@@ -107,6 +108,10 @@ class GrpcLink:
         await self._ready.wait()
         return self._number
 
+    async def wait_lost(self) -> None:
+        """Returns when uplink is not allowed."""
+        await self._lost.wait()
+
     @property
     def max_message_bytes(self) -> int:
         """What the cloud announced, less what the envelope needs."""
@@ -126,19 +131,21 @@ class GrpcLink:
         if not self._ready.is_set():
             raise LinkLost("the cloud is not connected")
         future: asyncio.Future[UplinkAnswer] = asyncio.get_running_loop().create_future()
-        id_ = self._pending.new_id()
+        content = tuple((event.lane, event.seq_id, hash(event.body)) for event in events)
+        id_ = self._pending.id_of(content)
         try:
             request = encode_uplink(id_, events, self._state)
         except RejectedError as error:
             future.set_exception(error)
             return future
         if request is None:
+            self._counters.add("uplink.skipped", len(events))
             future.set_result(UplinkAnswer(is_success=True))
         elif len(request) > self._max_message_bytes:
             text = f"the message has {len(request)} bytes, the cloud takes {self._max_message_bytes}"
             future.set_exception(RejectedError(text))
         else:
-            self._pending.add(id_, future, self._clock.monotonic_s())
+            self._pending.add(id_, future, self._clock.monotonic_s(), content)
             self._outbox.put_nowait(request)  # bounded by the sender's window and by the inbox
         return future
 
@@ -190,6 +197,7 @@ class GrpcLink:
             raise cause from None
         finally:
             self._ready.clear()
+            self._lost.set()
             self._on(StreamEnded())
             self._pending.fail(self._last_error or "the link was closed")
 
@@ -336,6 +344,7 @@ class GrpcLink:
         if not self._ready.is_set():
             self._last_error = None
             self._spells += 1
+            self._lost.clear()
             self._ready.set()
             log.info("cloud: connected to %s:%d as %r", self._config.host, self._config.port, self._identity_name)
 

@@ -4,39 +4,48 @@ from __future__ import annotations
 
 import asyncio
 import random
+from collections.abc import Hashable
+from typing import Final
 
 from gateway.errors import LinkLost
 from gateway.ports import UplinkAnswer
 
 _IDS = (1 << 31) - 1  # ids are 0 … 2^31 - 2
 _PATIENCE = 3  # one answer may be this many times later than a silent cloud would be forgiven
+_REFUSED: Final = 1000  # messages whose number is kept for their repetition
 
 
 class Pending:
     """Answers come in any order and are matched by id; an unknown id is ignored."""
 
     def __init__(self) -> None:
-        self._waiting: dict[int, tuple[asyncio.Future[UplinkAnswer], float]] = {}
+        self._waiting: dict[int, tuple[asyncio.Future[UplinkAnswer], float, Hashable]] = {}
+        self._refused: dict[Hashable, int] = {}
         self._heard_s = 0.0
 
     def __len__(self) -> int:
         return len(self._waiting)
 
-    def new_id(self) -> int:
-        """Random, and not in use."""
-        while (id_ := random.randrange(_IDS)) in self._waiting:
-            pass
+    def id_of(self, content: Hashable) -> int:
+        """The number that a refused message with this content had, else a random one that is not in use."""
+        id_ = self._refused.pop(content, None)
+        while id_ is None or id_ in self._waiting:
+            id_ = random.randrange(_IDS)
         return id_
 
-    def add(self, id_: int, future: asyncio.Future[UplinkAnswer], now_s: float) -> None:
+    def add(self, id_: int, future: asyncio.Future[UplinkAnswer], now_s: float, content: Hashable = None) -> None:
         """A message has been given to the writer."""
-        self._waiting[id_] = (future, now_s)
+        self._waiting[id_] = (future, now_s, content)
 
     def answer(self, id_: int, answer: UplinkAnswer) -> bool:
         """False: nobody waits for it."""
-        future, _ = self._waiting.pop(id_, (None, 0.0))
+        future, _, content = self._waiting.pop(id_, (None, 0.0, None))
         if future is None:
             return False
+        if not answer.is_success and content is not None:
+            self._refused[content] = id_
+            if len(self._refused) > _REFUSED:
+                del self._refused[next(iter(self._refused))]
         if not future.done():
             future.set_result(answer)
         return True
@@ -63,6 +72,6 @@ class Pending:
     def fail(self, reason: str) -> None:
         """The stream has ended: everybody has to send again."""
         waiting, self._waiting = self._waiting, {}
-        for future, _ in waiting.values():
+        for future, _, _ in waiting.values():
             if not future.done():
                 future.set_exception(LinkLost(reason))

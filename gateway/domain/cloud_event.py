@@ -21,15 +21,21 @@ class Action(StrEnum):
     ATTRIBUTES_DELETED = "ATTRIBUTES_DELETED"
     POST_ATTRIBUTES = "POST_ATTRIBUTES"
     CREDENTIALS_UPDATED = "CREDENTIALS_UPDATED"
+    ASSIGNED_TO_CUSTOMER = "ASSIGNED_TO_CUSTOMER"
+    UNASSIGNED_FROM_CUSTOMER = "UNASSIGNED_FROM_CUSTOMER"
     RPC_CALL = "RPC_CALL"
     ALARM_ACK = "ALARM_ACK"
     ALARM_CLEAR = "ALARM_CLEAR"
     ALARM_DELETE = "ALARM_DELETE"
+    ADDED_COMMENT = "ADDED_COMMENT"
+    UPDATED_COMMENT = "UPDATED_COMMENT"
+    DELETED_COMMENT = "DELETED_COMMENT"
     RELATION_ADD_OR_UPDATE = "RELATION_ADD_OR_UPDATE"
     RELATION_DELETED = "RELATION_DELETED"
     RELATIONS_DELETED = "RELATIONS_DELETED"
     ATTRIBUTES_REQUEST = "ATTRIBUTES_REQUEST"
     RELATION_REQUEST = "RELATION_REQUEST"
+    CALCULATED_FIELD_REQUEST = "CALCULATED_FIELD_REQUEST"
     RULE_CHAIN_METADATA_REQUEST = "RULE_CHAIN_METADATA_REQUEST"
     CREDENTIALS_REQUEST = "CREDENTIALS_REQUEST"
 
@@ -65,7 +71,12 @@ class CloudEvent:
     - ATTRIBUTES_DELETED `{"keys":[…],"scope":"…"}`
     - RPC_CALL `{"requestUUID","expirationTime","oneway","requestId","response"|"error"}` (an answer) or
       `{"requestId","serviceId","sessionId","method","params"}` (a call by a device)
-    - entity events: None, the entity is serialised as it is when it is sent
+    - RELATION_ADD_OR_UPDATE, RELATION_DELETED the relation; RELATIONS_DELETED `{"relations":[…]}`, one message
+      part for each of them
+    - ALARM_DELETE (or DELETED of an ALARM) the alarm; other alarm events the alarm, or None: as it is when it is sent
+    - …_COMMENT the comment
+    - other entity events: None, the entity is serialised as it is when it is sent; nothing is sent when it is gone
+    - TIMESERIES_DELETED, and whatever has no message of its own, stays here: its place counts as confirmed
 
     `type` is a CloudEventType name (DEVICE, ASSET, EDGE, …). Not frozen: made in the hot path.
     """

@@ -29,7 +29,8 @@ class FakeLink:
         self.waiting: list[Sent] = []
         self._max_message_bytes = max_message_bytes
         self._session = 0
-        self._ready = asyncio.Event()
+        self._ready, self._lost = asyncio.Event(), asyncio.Event()
+        self._lost.set()
         if is_up:
             self.connect()
 
@@ -40,6 +41,9 @@ class FakeLink:
     async def wait_ready(self) -> int:
         await self._ready.wait()
         return self._session
+
+    async def wait_lost(self) -> None:
+        await self._lost.wait()
 
     @property
     def max_message_bytes(self) -> int:
@@ -62,10 +66,12 @@ class FakeLink:
 
     def connect(self) -> None:
         self._session += 1
+        self._lost.clear()
         self._ready.set()
 
     def lose(self) -> None:
         self._ready.clear()
+        self._lost.set()
         waiting, self.waiting = self.waiting, []
         for message in waiting:
             message.future.set_exception(LinkLost("lost"))

@@ -45,7 +45,8 @@ def device(**changes) -> Device:
 class State:
     """A `StateReader` of a few dictionaries."""
 
-    def __init__(self, *devices, profiles=(BOILER,), is_known=True) -> None:
+    def __init__(self, *devices, profiles=(BOILER,), is_known=True, entities=()) -> None:
+        self.entities = dict(entities)  # (type, key) to JSON
         self.devices = {one.id: one for one in devices}
         self.profiles = {one.id: one for one in profiles}
         self.edge = EdgeIdentity(edge_id=SECOND_ID, tenant_id=TENANT_ID, name="e") if is_known else None
@@ -66,7 +67,7 @@ class State:
         return self.edge
 
     def entity_json(self, type_, key):
-        return None
+        return self.entities.get((type_, key))
 
     def setting(self, name):
         return None

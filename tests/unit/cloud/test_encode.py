@@ -223,3 +223,89 @@ def test_a_device_cannot_go_up_before_the_tenant_is_known():
 def test_the_first_moment_of_the_epoch_is_a_time_like_any_other():
     [data] = uplink(event("TIMESERIES_UPDATED", {"ts": 0, "data": {"t": 1}})).entityData
     assert data.postTelemetryMsg.tsKvList[0].ts == 0
+
+
+ALARM = {
+    "id": {"entityType": "ALARM", "id": str(DEVICE_ID)},
+    "type": "Overheat",
+    "customerId": {"entityType": "CUSTOMER", "id": str(NULL_UUID)},
+}
+
+
+@pytest.mark.parametrize("action", ["ADDED", "UPDATED", "ALARM_ACK", "ALARM_CLEAR"])
+def test_an_alarm_without_a_body_goes_up_as_it_is_now(action):
+    state = State(entities={("ALARM", str(DEVICE_ID)): ALARM})
+    (update,) = uplink(event(action, type_="ALARM"), state=state).alarmUpdateMsg
+    assert orjson.loads(update.entity) == {**ALARM, "customerId": None}
+    assert encode_uplink(1, [event(action, type_="ALARM")], State()) is None  # gone
+
+
+def test_a_deleted_alarm_is_only_in_its_event():
+    state = State(entities={("ALARM", str(DEVICE_ID)): ALARM})
+    assert encode_uplink(1, [event("ALARM_DELETE", type_="ALARM")], state) is None
+
+
+@pytest.mark.parametrize(("action", "kind"), [("ADDED_COMMENT", 0), ("UPDATED_COMMENT", 1), ("DELETED_COMMENT", 2)])
+def test_comments_of_alarms(action, kind):
+    body = {"id": {"id": str(DEVICE_ID)}, "comment": {"text": "valve closed"}}
+    (update,) = uplink(event(action, body, type_="ALARM_COMMENT")).alarmCommentUpdateMsg
+    assert (update.msgType, orjson.loads(update.entity)) == (kind, body)
+
+
+def test_each_deleted_relation_has_a_part_of_its_own():
+    one, two = ({"from": {"id": "a"}, "to": {"id": to}, "type": "Contains", "typeGroup": "COMMON"} for to in "bc")
+    other = {**one, "typeGroup": "DASHBOARD"}
+    updates = uplink(event("RELATIONS_DELETED", {"relations": [one, other, two]})).relationUpdateMsg
+    assert [(update.msgType, orjson.loads(update.entity)) for update in updates] == [
+        (2, {**one, "version": None}),
+        (2, {**two, "version": None}),
+    ]
+    assert encode_uplink(1, [event("RELATIONS_DELETED", {"relations": []})], State()) is None
+
+
+@pytest.mark.parametrize(
+    ("type_", "field"),
+    [
+        ("ASSET", "assetUpdateMsg"),
+        ("ASSET_PROFILE", "assetProfileUpdateMsg"),
+        ("ENTITY_VIEW", "entityViewUpdateMsg"),
+        ("DASHBOARD", "dashboardUpdateMsg"),
+    ],
+)
+def test_entities_that_are_kept_as_json(type_, field):
+    json = {"id": {"entityType": type_, "id": str(DEVICE_ID)}, "name": "Hall B", "version": 7}
+    state = State(entities={(type_, str(DEVICE_ID)): json})
+    added, updated = getattr(uplink(event("ADDED", type_=type_), event("UPDATED", type_=type_), state=state), field)
+    assert (added.msgType, updated.msgType) == (0, 1)
+    assert (added.idMSB, added.idLSB) == halves(DEVICE_ID)
+    assert orjson.loads(added.entity) == {**json, "version": None}
+    assert encode_uplink(1, [event("UPDATED", type_=type_)], State()) is None  # gone
+    if type_ == "ASSET_PROFILE":
+        assert encode_uplink(1, [event("DELETED", type_=type_)], state) is None
+    else:
+        (removed,) = getattr(uplink(event("DELETED", type_=type_), state=state), field)
+        assert (removed.msgType, removed.entity) == (2, "")
+
+
+@pytest.mark.parametrize("action", ["ASSIGNED_TO_CUSTOMER", "UNASSIGNED_FROM_CUSTOMER"])
+def test_another_customer_is_an_update(action):
+    message = uplink(event(action), state=State(device()))
+    assert message.deviceUpdateMsg[0].msgType == 1
+    assert not message.deviceProfileUpdateMsg
+    assert encode_uplink(1, [event(action, type_="DEVICE_PROFILE")], State(device())) is None
+
+
+def test_queues_that_servers_keep_as_assets_stay_here():
+    state = State(entities={("ASSET", str(DEVICE_ID)): {"type": "TbServiceQueue"}})
+    assert encode_uplink(1, [event("ADDED", type_="ASSET")], state) is None
+
+
+def test_no_customer_is_null_on_the_way_up():
+    json = {"customerId": {"entityType": "CUSTOMER", "id": str(NULL_UUID)}, "version": 1}
+    message = uplink(event("UPDATED"), state=State(device(json=json)))
+    assert orjson.loads(message.deviceUpdateMsg[0].entity)["customerId"] is None
+
+
+def test_a_request_for_calculated_fields():
+    (request,) = uplink(event("CALCULATED_FIELD_REQUEST")).calculatedFieldRequestMsg
+    assert (request.entityIdMSB, request.entityIdLSB, request.entityType) == (*halves(DEVICE_ID), "DEVICE")
