@@ -49,7 +49,7 @@ class Commands:
             type=str(json.get("type") or "default"),
             profile_id=profile_id,
             label=json.get("label"),
-            created_ms=int(json.get("createdTime") or self._clock.now_ms()),
+            created_ms=created if type(created := json.get("createdTime")) is int else self._clock.now_ms(),
             local_name=known.local_name if known else None,
             is_gateway=isinstance(additional, dict) and additional.get("gateway") is True,
             origin=known.origin if known else Origin.CLOUD,

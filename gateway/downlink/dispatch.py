@@ -7,7 +7,10 @@ the cloud may send each message up to three times.
 from __future__ import annotations
 
 import logging
+import traceback
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Final
 from uuid import UUID
 
 from gateway.domain.changes import Change, DeleteEntity, SaveEntity, SaveSetting
@@ -36,6 +39,8 @@ from gateway.ports import Clock, DeviceCommands, Receipt, RuleChains, StateReade
 from gateway.supervise import Counters
 
 log = logging.getLogger(__name__)
+
+_BUGS: Final = (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
 
 
 class Dispatcher:
@@ -75,11 +80,34 @@ class Dispatcher:
         return self._state.setting("sync_done") is not True
 
     async def handle(self, downlink: Downlink) -> None:
-        """Apply the commands in order; the first that is rejected ends the message."""
+        """Apply the commands in order; one that is rejected does not keep its neighbours from it.
+
+        Raises:
+            RejectedError: Names what could not be applied, after all the rest was.
+        """
         self._counters.add("downlink.messages")
+        rejected: list[str] = []
         for command in downlink.commands:
-            await self._apply(command)
+            try:
+                await self._apply(command)
+            except RejectedError as error:
+                rejected.append(str(error))
+            except _BUGS as error:
+                rejected.append(self._bug(command, error))
         await self._ask_for_the_rest(downlink)
+        if rejected:
+            raise RejectedError("; ".join(rejected))
+
+    def _bug(self, command: Command, error: Exception) -> str:
+        """Ours; but the cloud would send it again after every start, and nothing else would get through.
+
+        Told without the error's own text: it may repeat a secret.
+        """
+        place = traceback.extract_tb(error.__traceback__)[-1]
+        text = f"{type(command).__name__}: {type(error).__name__} in {Path(place.filename).name}:{place.lineno}"
+        self._counters.add("downlink.bugs")
+        log.error("downlink: a bug of the gateway: %s", text)
+        return text
 
     async def _apply(self, command: Command) -> None:
         match command:
@@ -218,5 +246,5 @@ class Dispatcher:
 def _chain_id(json: Mapping[str, Json]) -> UUID:
     try:
         return UUID(json["ruleChainId"]["id"])
-    except (KeyError, TypeError, ValueError):
+    except (AttributeError, KeyError, TypeError, ValueError):
         raise RejectedError("RULE_CHAIN_METADATA without a ruleChainId") from None

@@ -168,16 +168,54 @@ async def test_secrets_of_users_are_acknowledged_and_never_kept(house):
     assert house.counters.get("downlink.ignored") == 2
 
 
-async def test_broken_entity_is_rejected_and_what_came_before_stays(house):
-    device_id = time_uuid()
-    with pytest.raises(RejectedError):
+async def test_a_broken_entity_is_named_in_the_answer_and_its_neighbours_are_applied(house):
+    before, after = time_uuid(), time_uuid()
+    with pytest.raises(RejectedError, match="DEVICE without an id"):
         await house.dispatcher.handle(
             Downlink(
                 1,
                 [
-                    EntityUpdated("DEVICE", UpdateKind.CREATED, device_id, {"name": "A"}),
+                    EntityUpdated("DEVICE", UpdateKind.CREATED, before, {"name": "A"}),
                     EntityUpdated("DEVICE", UpdateKind.CREATED, None, {"name": "B"}),
+                    EntityUpdated("DEVICE", UpdateKind.CREATED, after, {"name": "C"}),
                 ],
             )
         )
+    assert house.state.device(before) is not None
+    assert house.state.device(after) is not None
+
+
+@pytest.mark.parametrize("odd", ["soon", [1], {"id": 5}, float("inf"), True])
+async def test_an_odd_creation_time_does_not_keep_the_device_away(house, odd):
+    device_id = time_uuid()
+    await house.dispatcher.handle(
+        Downlink(1, [EntityUpdated("DEVICE", UpdateKind.CREATED, device_id, {"name": "A", "createdTime": odd})])
+    )
+    assert house.state.device(device_id).created_ms == house.clock.now_ms()
+
+
+@pytest.mark.parametrize("odd", [None, 5, True, [], {}, "x"])
+async def test_metadata_of_no_chain_is_rejected(house, odd):
+    update = EntityUpdated("RULE_CHAIN_METADATA", UpdateKind.CREATED, None, {"ruleChainId": {"id": odd}, "nodes": [1]})
+    with pytest.raises(RejectedError, match="without a ruleChainId"):
+        await house.dispatcher.handle(Downlink(1, [update]))
+
+
+async def test_a_bug_in_one_handler_is_told_without_its_values_and_the_next_command_is_applied(
+    house, monkeypatch, caplog
+):
+    async def broken(*_):
+        int("hunter2")
+
+    monkeypatch.setattr(house.commands, "put_credentials", broken)
+    device_id = time_uuid()
+    commands = [
+        CredentialsUpdated(device_id, {}),
+        EntityUpdated("DEVICE", UpdateKind.CREATED, device_id, {"name": "A"}),
+    ]
+    with pytest.raises(RejectedError, match=r"CredentialsUpdated: ValueError in test_dispatch\.py"):
+        await house.dispatcher.handle(Downlink(1, commands))
     assert house.state.device(device_id) is not None
+    assert house.counters.get("downlink.bugs") == 1
+    assert "hunter2" not in caplog.text
+    assert "ValueError" in caplog.text
