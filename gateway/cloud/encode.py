@@ -8,6 +8,7 @@ nothing of the others.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Final
 from uuid import UUID
 
@@ -17,6 +18,7 @@ from gateway.cloud.codec import halves
 from gateway.cloud.entities import alarm_id, credentials_json, device_json, profile_json, sendable
 from gateway.cloud.pb import edge_pb2, queue_pb2
 from gateway.domain.cloud_event import Action, StoredEvent
+from gateway.domain.downlink import MOVED_DEVICES
 from gateway.domain.entity import Device, Origin
 from gateway.domain.telemetry import AttributeScope
 from gateway.errors import RejectedError
@@ -96,7 +98,10 @@ def encode_uplink(uplink_id: int, events: Sequence[StoredEvent], state: StateRea
     message = request.uplinkMsg
     message.uplinkMsgId = uplink_id
     is_empty = True
+    moved = state.setting(MOVED_DEVICES)
     for event in events:
+        if moved and (successor := moved.get(str(event.entity_id))):
+            event = replace(event, entity_id=UUID(successor))
         write = _WRITERS.get(event.action)
         if write is None:
             continue

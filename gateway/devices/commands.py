@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from uuid import UUID
 
 import orjson
 
-from gateway.devices.inlet import Inlet
+from gateway.devices.inlet import OWED, Inlet
 from gateway.devices.pipeline import Pipeline
 from gateway.devices.rpc import RpcDesk
-from gateway.devices.state import State, with_profile
+from gateway.devices.state import REMOVED, State, with_profile
 from gateway.domain.changes import (
     AppendEvent,
     Change,
@@ -22,8 +23,10 @@ from gateway.domain.changes import (
     SaveAttributes,
     SaveDevice,
     SaveProfile,
+    SaveSetting,
 )
 from gateway.domain.cloud_event import Action, CloudEvent
+from gateway.domain.downlink import MOVED_DEVICES, SYNC_MS
 from gateway.domain.entity import Credentials, Device, DeviceProfile, EntityId, Json, Origin
 from gateway.domain.message import Message, MessageType
 from gateway.domain.rpc import RpcRequest
@@ -31,16 +34,24 @@ from gateway.domain.telemetry import AttributeScope, Value
 from gateway.errors import RejectedError
 from gateway.ports import AttributeNotice, Clock
 
+log = logging.getLogger(__name__)
+
 
 class Commands:
     """Implements `DeviceCommands`."""
 
     def __init__(self, state: State, pipeline: Pipeline, inlet: Inlet, rpc: RpcDesk, clock: Clock) -> None:
         self._state, self._pipeline, self._inlet, self._rpc, self._clock = state, pipeline, inlet, rpc, clock
+        self._counters = inlet.counters
+        self._announced: set[UUID] = set()  # adopted: their credentials here win over the cloud's once
 
     async def put_device(self, device_id: UUID, json: Mapping[str, Json]) -> None:
         """Create or replace; the cloud's name wins, a local name stays as an alias."""
         known = self._state.device(device_id)
+        removed = self._removed()
+        rival = self._unannounced(_text(json, "name")) if known is None else None
+        name = next((one for one, mark in removed.items() if mark["id"] == str(device_id)), _text(json, "name"))
+        is_back = known is None and name in removed
         profile_id = _id_in(json, "deviceProfileId")
         additional = json.get("additionalInfo")
         device = Device(
@@ -50,13 +61,19 @@ class Commands:
             profile_id=profile_id,
             label=json.get("label"),
             created_ms=created if type(created := json.get("createdTime")) is int else self._clock.now_ms(),
-            local_name=known.local_name if known else None,
+            local_name=known.local_name if known else rival.local_name if rival else name if is_back else None,
             is_gateway=isinstance(additional, dict) and additional.get("gateway") is True,
             origin=known.origin if known else Origin.CLOUD,
-            credentials=known.credentials if known else None,
+            credentials=known.credentials if known else rival.credentials if rival else None,
             json=json,
         )
+        if rival is not None:
+            await self._adopt(rival, device)
+            return
         changes: list[Change] = [SaveDevice(device)]
+        if is_back:
+            left = {one: mark for one, mark in removed.items() if one != name}
+            changes.append(SaveSetting(REMOVED, left or None))
         if known is None:
             changes += [
                 self._event("DEVICE", Action.ATTRIBUTES_REQUEST, device_id),
@@ -65,12 +82,59 @@ class Commands:
         await self._pipeline.commit(changes)
         self._inlet.device_changed(device.entity_id, credentials_changed=False)
 
+    async def _adopt(self, rival: Device, device: Device) -> None:
+        """The cloud's device takes the place of ours of the same name, which the cloud has never heard of.
+
+        Its credentials, client attributes, session and queued events go over to the cloud's device (the events
+        when they are encoded); its local history goes.
+        """
+        log.warning("device %r: the cloud has one of this name; from now on this is it (%s)", device.name, device.id)
+        moved = {**(self._state.setting(MOVED_DEVICES) or {}), str(rival.id): str(device.id)}
+        changes: list[Change] = [
+            DeleteDevice(rival.id),
+            SaveDevice(device),
+            SaveSetting(MOVED_DEVICES, moved),
+            self._event("DEVICE", Action.ATTRIBUTES_REQUEST, device.id),
+            self._event("DEVICE", Action.RELATION_REQUEST, device.id),
+        ]
+        for key, held in self._state.attributes(rival.entity_id, AttributeScope.CLIENT_SCOPE).items():
+            changes.append(
+                SaveAttributes(device.entity_id, AttributeScope.CLIENT_SCOPE.value, held.ts_ms, {key: held.value})
+            )
+        if rival.credentials is not None:
+            changes.append(self._event("DEVICE", Action.CREDENTIALS_UPDATED, device.id))
+            self._announced.add(device.id)
+        self._inlet.move(rival.id, device)
+        self._counters.add("devices.adopted")
+        await self._pipeline.commit(changes)
+
+    def _unannounced(self, name: str) -> Device | None:
+        """Our configured device of this name, if the cloud can not have heard of it: made after the last sync."""
+        device = self._state.device_named(name)
+        if device is None or device.local_name != name or device.name != name or device.json is not None:
+            return None
+        return device if device.created_ms > (self._state.setting(SYNC_MS) or 0) else None
+
+    def _removed(self) -> dict[str, Json]:
+        return dict(self._state.setting(REMOVED) or {})
+
     async def delete_device(self, device_id: UUID) -> None:
         """Closes its session; unknown id is no error."""
-        if self._state.device(device_id) is None:
+        device = self._state.device(device_id)
+        if device is None:
             return
+        marks: list[Change] = [SaveSetting(f"{OWED}{device_id}", None)]
+        if device.local_name is not None:
+            mark = {"id": str(device_id), "at_ms": self._clock.now_ms()}
+            marks.append(SaveSetting(REMOVED, {**self._removed(), device.local_name: mark}))
+            self._counters.add("devices.removed_by_cloud")
+            log.warning(
+                "device %r: deleted in the cloud, or no longer assigned to this edge: its data is not taken any more."
+                " Assign it again, or take it out of the configuration",
+                device.local_name,
+            )
         left = self._state.belongings(EntityId("DEVICE", device_id))
-        await self._pipeline.commit([DeleteDevice(device_id), *(DeleteEntity(kind, key) for kind, key in left)])
+        await self._pipeline.commit([DeleteDevice(device_id), *marks, *(DeleteEntity(kind, key) for kind, key in left)])
         self._inlet.device_changed(EntityId("DEVICE", device_id), credentials_changed=True)
 
     async def put_credentials(self, device_id: UUID, json: Mapping[str, Json]) -> None:
@@ -83,7 +147,9 @@ class Commands:
             credentials_id=_text(json, "credentialsId"),
             value=json.get("credentialsValue"),
         )
-        if credentials == device.credentials:
+        is_ours = device_id in self._announced
+        self._announced.discard(device_id)
+        if credentials == device.credentials or is_ours:
             return
         await self._pipeline.commit([SaveDevice(replace(device, credentials=credentials))])
         self._inlet.device_changed(device.entity_id, credentials_changed=device.credentials is not None)
@@ -126,11 +192,14 @@ class Commands:
         names = self._names(entity)
         if names is None:
             return
-        fresh = {
-            key: value
-            for key, value in values.items()
-            if ts_ms is None or (held := self._state.attribute(entity, scope, key)) is None or ts_ms > held.ts_ms
-        }
+        if scope == AttributeScope.CLIENT_SCOPE and entity.type == "DEVICE":
+            self._counters.add("downlink.client_attributes")  # the device's own: the cloud has no say in them
+            return
+        fresh = {}
+        for key, value in values.items():
+            held = self._state.attribute(entity, scope, key)
+            if held is None or (not _same(held.value, value) if ts_ms is None else ts_ms > held.ts_ms):
+                fresh[key] = value
         if not fresh:
             return
         written_ms = ts_ms if ts_ms is not None else self._clock.now_ms()
@@ -141,15 +210,24 @@ class Commands:
             metadata={**names, "source": "cloud", "scope": scope},
             ts_ms=written_ms,
         )
-        await self._pipeline.run([message], first=[SaveAttributes(entity, scope, written_ms, fresh)])
+        first: list[Change] = [SaveAttributes(entity, scope, written_ms, fresh)]
+        if scope == AttributeScope.SHARED_SCOPE:
+            first += self._inlet.owe(entity, list(fresh))
+        await self._pipeline.run([message], first=first)
         if scope == AttributeScope.SHARED_SCOPE:
             self._inlet.notify(AttributeNotice(entity, fresh))
 
     async def delete_attributes(self, entity: EntityId, scope: str, keys: Sequence[str]) -> None:
         """Delete, tell the device."""
-        if self._names(entity) is None or not keys:
+        if self._names(entity) is None:
             return
-        await self._pipeline.commit([DeleteAttributes(entity, scope, keys)])
+        keys = [key for key in keys if self._state.attribute(entity, scope, key) is not None]
+        if not keys:
+            return
+        changes: list[Change] = [DeleteAttributes(entity, scope, keys)]
+        if scope == AttributeScope.SHARED_SCOPE:
+            changes += self._inlet.owe(entity, keys)
+        await self._pipeline.commit(changes)
         if scope == AttributeScope.SHARED_SCOPE:
             self._inlet.notify(AttributeNotice(entity, None, keys))
 
@@ -197,6 +275,11 @@ class Commands:
         if identity is not None and entity.id in (identity.edge_id, identity.tenant_id, identity.customer_id):
             return {"edgeName": identity.name, "edgeType": identity.type} if entity.type == "EDGE" else {}
         return None
+
+
+def _same(one: Value, other: Value) -> bool:
+    """Equal, and of one type: true is not 1."""
+    return type(one) is type(other) and one == other
 
 
 def _text(json: Mapping[str, Json], key: str) -> str:

@@ -13,10 +13,10 @@ from uuid import UUID
 
 import orjson
 
-from gateway.devices.state import State
+from gateway.devices.state import REMOVED, State
 from gateway.domain.changes import AppendEvent, Change, SaveDevice, SaveProfile, SaveSetting
 from gateway.domain.cloud_event import Action, CloudEvent
-from gateway.domain.entity import Credentials, CredentialsType, Device, DeviceProfile, time_uuid
+from gateway.domain.entity import Credentials, CredentialsType, Device, DeviceProfile, Json, time_uuid
 from gateway.errors import ConfigError
 
 log = logging.getLogger(__name__)
@@ -39,7 +39,8 @@ class Found:
 def found_devices(wanted: Iterable[Found], state: State, now_ms: int) -> Sequence[Change]:
     """The changes that make the store agree with the configuration; none when it does already.
 
-    A device that the cloud has assigned under the same name is taken over, not doubled.
+    A device that the cloud has assigned under the same name is taken over, not doubled; one that the cloud has
+    taken away is not made again while it stands in the configuration.
 
     Raises:
         ConfigError: Two devices would have the same credentials.
@@ -50,8 +51,18 @@ def found_devices(wanted: Iterable[Found], state: State, now_ms: int) -> Sequenc
         device.credentials.credentials_id: device.id for device in state.devices() if device.credentials
     }
     names: dict[UUID, str] = {}
+    removed: dict[str, Json] = state.setting(REMOVED) or {}
+    still_removed: dict[str, Json] = {}
     for item in wanted:
         known = state.device_named(item.name)
+        if known is None and item.name in removed:
+            log.warning(
+                "device %r was deleted in the cloud, or is no longer assigned to this edge: it is not made again."
+                " Assign it there, or start once without it in the configuration to have a new one",
+                item.name,
+            )
+            still_removed[item.name] = removed[item.name]
+            continue
         profile_id, profile_changes = _profile_for(item, known, state, new_profiles)
         changes += profile_changes
         device = known or Device(id=time_uuid(), name=item.name, type=item.profile, created_ms=now_ms)
@@ -84,6 +95,8 @@ def found_devices(wanted: Iterable[Found], state: State, now_ms: int) -> Sequenc
                 changes.append(_event(wished.id, Action.CREDENTIALS_UPDATED, now_ms))
             if replace(wished, credentials=None, local_name=None) != replace(known, credentials=None, local_name=None):
                 changes.append(_event(wished.id, Action.UPDATED, now_ms))
+    if still_removed != removed:
+        changes.append(SaveSetting(REMOVED, still_removed or None))
     return changes
 
 

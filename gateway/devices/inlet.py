@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Final
 from uuid import UUID, uuid4
 
+from gateway.domain.changes import Change, SaveSetting
 from gateway.domain.entity import Credentials, Device, EntityId, Json
 from gateway.domain.message import Message, MessageType
 from gateway.domain.telemetry import AttributeScope, TsKv, Value
@@ -24,6 +25,9 @@ log = logging.getLogger(__name__)
 
 SERVICE_ID: Final = "edge-gateway"
 """`serviceId` of messages: which transport node a device talks to; there is only one here."""
+
+OWED: Final = "owed_attributes:"
+"""Setting, with the device's id: keys of shared attributes that changed while the device did not listen."""
 
 _TELEMETRY: Final = MessageType.POST_TELEMETRY_REQUEST.value
 _ATTRIBUTES: Final = MessageType.POST_ATTRIBUTES_REQUEST.value
@@ -133,14 +137,21 @@ class Session:
         return await self._inlet.rpc.call_server(self, request_id, method, params)
 
     def subscribe_attributes(self, is_on: bool) -> None:
-        """Pushes wait for the subscription."""
+        """Pushes wait for the subscription; what changed while nobody listened comes now, its newest value once."""
         self.hears_attributes = is_on
+        if is_on and self._inlet.owes(self.device.id):
+            # Behind everything that is on its way to the disk: only then are the newest values known.
+            self._inlet.pipeline.commit(()).add_done_callback(lambda _: self._inlet.deliver_owed(self))
 
     def subscribe_rpc(self, is_on: bool) -> None:
         """Pending calls are handed over at once."""
         self.hears_rpc = is_on
         if is_on:
             self._inlet.rpc.device_listens(self.device.id)
+
+    def become(self, device: Device) -> None:
+        """What it says from here on is of this device."""
+        self.device, self._entity = device, device.entity_id
 
     def touch(self) -> None:
         """Any packet counts as activity."""
@@ -160,8 +171,10 @@ class Inlet:
         self, state: State, pipeline: Pipeline, committer: Committer, rpc: RpcDesk, clock: Clock, counters: Counters
     ) -> None:
         self.state, self.pipeline, self.rpc, self.clock = state, pipeline, rpc, clock
-        self._committer, self._counters = committer, counters
+        self._committer, self.counters = committer, counters
         self._sessions: dict[UUID, Session] = {}
+        self._owed: dict[UUID, set[str]] = {}  # as the settings will be when all commits are done
+        self._moved: dict[UUID, UUID] = {}
         pipeline.on_notice = self.notify
         rpc.session_of = self._sessions.get
 
@@ -179,17 +192,18 @@ class Inlet:
         Raises:
             RejectedError: The device was deleted meanwhile.
         """
-        current = self.state.device(device.id)
+        current = self.state.device(self._moved.get(device.id, device.id))
         if current is None:
             raise RejectedError(f"device {device.name!r} was deleted")
+        device = current
         older = self._sessions.get(device.id)
         if older is not None:
-            self._counters.add("devices.taken_over")
+            self.counters.add("devices.taken_over")
             older.close()
             older.channel.close("taken_over")
         session = Session(self, current, channel, self.clock.now_ms())
         self._sessions[device.id] = session
-        self._counters.add("devices.connects")
+        self.counters.add("devices.connects")
         return session
 
     def closed(self, session: Session) -> None:
@@ -213,20 +227,75 @@ class Inlet:
 
     def notify(self, notice: AttributeNotice) -> None:
         """Tell a device of changed or deleted shared attributes, if it is connected and wants to hear."""
+        if notice.entity.type != "DEVICE":
+            return
         session = self._sessions.get(notice.entity.id)
-        if session is None or not session.hears_attributes or notice.entity.type != "DEVICE":
+        if session is None or not session.hears_attributes:
+            if owing := self.owe(notice.entity, [*(notice.values or ()), *notice.deleted]):
+                self.pipeline.commit(owing)
+            return
+        if owed := self._owed_to(notice.entity.id):
+            self._owed[notice.entity.id] = owed.union(notice.values or (), notice.deleted)
+            self.deliver_owed(session)  # it subscribed while the change was on its way to the disk
             return
         if notice.values:
             session.channel.send_attributes(notice.values)
         if notice.deleted:
             session.channel.send_attributes_deleted(notice.deleted)
 
+    def owe(self, entity: EntityId, keys: Sequence[str]) -> list[Change]:
+        """Shared attributes change: what to write with them when the device does not listen now."""
+        if entity.type != "DEVICE" or self.state.device(entity.id) is None:
+            return []
+        session = self._sessions.get(entity.id)
+        owed = self._owed_to(entity.id)
+        if (session is not None and session.hears_attributes) or owed.issuperset(keys):
+            return []
+        owed = self._owed[entity.id] = owed.union(keys)
+        return [SaveSetting(f"{OWED}{entity.id}", sorted(owed))]
+
+    def owes(self, device_id: UUID) -> bool:
+        """Has something changed that the device was not told?"""
+        return bool(self._owed_to(device_id))
+
+    def _owed_to(self, device_id: UUID) -> set[str]:
+        owed = self._owed.get(device_id)
+        return set(self.state.setting(f"{OWED}{device_id}") or ()) if owed is None else owed
+
+    def deliver_owed(self, session: Session) -> None:
+        """The newest value of each key that changed unheard. The mark goes after the sending: never lost."""
+        device_id = session.device.id
+        owed = self._owed_to(device_id)
+        if not owed or not session.is_open or not session.hears_attributes:
+            return
+        held = self.state.attributes(session.device.entity_id, AttributeScope.SHARED_SCOPE)
+        values = {key: held[key].value for key in sorted(owed) if key in held}
+        deleted = [key for key in sorted(owed) if key not in held]
+        if values:
+            session.channel.send_attributes(values)
+        if deleted:
+            session.channel.send_attributes_deleted(deleted)
+        self.counters.add("devices.owed_attributes", len(owed))
+        self._owed[device_id] = set()
+        done = self.pipeline.commit([SaveSetting(f"{OWED}{device_id}", None)])
+        done.add_done_callback(lambda _: self._owed.pop(device_id, None) if not self._owed.get(device_id) else None)
+
+    def move(self, old: UUID, device: Device) -> None:
+        """A configured device has another id from now on: its live session goes with it, later ones too."""
+        self._moved[old] = device.id
+        session = self._sessions.pop(old, None)
+        if session is not None:
+            session.become(device)
+            self._sessions[device.id] = session
+
     def device_changed(self, entity: EntityId, *, credentials_changed: bool) -> None:
         """The device was renamed, moved, given other credentials, or deleted: its session follows or ends."""
         session = self._sessions.get(entity.id)
+        current = self.state.device(entity.id)
+        if current is None:
+            self._owed.pop(entity.id, None)
         if session is None:
             return
-        current = self.state.device(entity.id)
         if current is None or credentials_changed:
             session.close()
             session.channel.close("not_authorized")

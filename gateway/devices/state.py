@@ -47,6 +47,9 @@ IN_MEMORY_ENTITIES: Final = frozenset({"ALARM", "ASSET", "ASSET_PROFILE", "CUSTO
 """Kinds of opaque entities that rules may ask for; the others are only in the store. Who writes them keeps
 their number bounded (`gateway.downlink.keeping`)."""
 
+REMOVED: Final = "removed_devices"
+"""Setting: configured name to `{"id", "at_ms"}` of devices that the cloud took away; they are not made again."""
+
 
 class State:
     """Implements `StateReader`."""

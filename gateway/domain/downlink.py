@@ -22,6 +22,11 @@ DOCUMENT_TYPES: Final = frozenset(
 )
 """Entities that nothing here acts on: they stay in the store and are not loaded into memory at start."""
 
+MOVED_DEVICES: Final = "moved_devices"
+"""Setting: id to id, of devices whose queued events belong to the cloud's device of the same name."""
+SYNC_MS: Final = "sync_ms"
+"""Setting: when the last sync was completed; nothing goes up before that."""
+
 
 class UpdateKind(IntEnum):
     """`UpdateMsgType` of the wire."""

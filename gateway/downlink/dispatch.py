@@ -16,6 +16,7 @@ from uuid import UUID
 from gateway.domain.changes import Change, DeleteEntity, SaveEntity, SaveSetting
 from gateway.domain.cloud_event import Action
 from gateway.domain.downlink import (
+    SYNC_MS,
     AttributesReceived,
     AttributesRemoved,
     Command,
@@ -156,6 +157,7 @@ class Dispatcher:
                 log.debug("downlink: %s is acknowledged and not kept", name)
 
     async def _sync_completed(self) -> None:
+        await self._commit([SaveSetting(SYNC_MS, self._clock.now_ms())])
         if self._state.setting("sync_done") is not True:
             await self._commit([SaveSetting("sync_done", True)])
             identity = self._state.identity()

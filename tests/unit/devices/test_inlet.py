@@ -73,11 +73,14 @@ async def test_pushes_wait_for_the_subscription():
     async with House() as house:
         device, channel = house.add_device(), FakeChannel()
         session = house.inlet.open_session(device, channel)
+        house.add_attributes(device, "SHARED_SCOPE", a=1)
         house.inlet.notify(AttributeNotice(device.entity_id, {"a": 1}))
         assert channel.attributes == []
         session.subscribe_attributes(True)
+        await settle()
+        assert channel.attributes == [{"a": 1}]
         house.inlet.notify(AttributeNotice(device.entity_id, {"a": 2}, ["b"]))
-        assert (channel.attributes, channel.deleted) == ([{"a": 2}], [["b"]])
+        assert (channel.attributes, channel.deleted) == ([{"a": 1}, {"a": 2}], [["b"]])
 
 
 async def test_call_to_the_server_is_answered_by_the_cloud():
