@@ -104,9 +104,14 @@ class Commands:
         if rival.credentials is not None:
             changes.append(self._event("DEVICE", Action.CREDENTIALS_UPDATED, device.id))
             self._announced.add(device.id)
-        self._inlet.move(rival.id, device)
+        self._inlet.move(rival.id, device)  # at once: what it says from here on stands behind these changes
+        try:
+            await self._pipeline.commit(changes)
+        except RejectedError:
+            self._inlet.move(device.id, rival)
+            self._announced.discard(device.id)
+            raise
         self._counters.add("devices.adopted")
-        await self._pipeline.commit(changes)
 
     def _unannounced(self, name: str) -> Device | None:
         """Our configured device of this name, if the cloud can not have heard of it: made after the last sync."""

@@ -282,6 +282,7 @@ class Inlet:
 
     def move(self, old: UUID, device: Device) -> None:
         """A configured device has another id from now on: its live session goes with it, later ones too."""
+        self._moved.pop(device.id, None)
         self._moved[old] = device.id
         session = self._sessions.pop(old, None)
         if session is not None:

@@ -12,6 +12,7 @@ from gateway.domain.downlink import SYNC_MS, CredentialsUpdated, Downlink, Entit
 from gateway.domain.entity import EdgeIdentity, time_uuid
 from gateway.domain.telemetry import TsKv
 from gateway.downlink import Dispatcher
+from gateway.errors import RejectedError
 from tests.fakes.house import FakeChannel, House, settle
 from tests.unit.downlink.test_dispatch import FakeChains
 
@@ -66,6 +67,18 @@ async def test_the_clouds_device_takes_the_place_of_one_that_was_never_announced
     later = house.inlet.open_session(ours, FakeChannel())  # looked up before, opened after
     assert later.device.id == theirs
     assert house.counters.get("devices.adopted") == 1
+
+
+async def test_a_device_of_the_cloud_that_cannot_be_stored_leaves_ours_in_its_place(house):
+    await configure(house, "Boiler")
+    ours = house.state.device_named("Boiler")
+    session = house.inlet.open_session(ours, FakeChannel())
+    house.committer.refuse_next = RejectedError("the database does not take it")
+    with pytest.raises(RejectedError):
+        await send(house, CREATED, time_uuid())
+    await session.post_telemetry([TsKv(1, {"t": 1})])
+    assert house.committer.events()[-1].entity_id == ours.id
+    assert house.inlet.open_session(ours, FakeChannel()).device == ours
 
 
 async def test_queued_events_of_the_one_that_was_never_announced_go_up_for_the_clouds_device(house):
