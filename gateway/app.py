@@ -105,7 +105,7 @@ class Gateway:
                         from gateway.uplink.drain import Uplink
 
                         link = GrpcLink(config.cloud, downlink, state, clock, counters)
-                        uplink = Uplink(config.cloud, store.events, link, committer, clock, counters)
+                        uplink = Uplink(config.cloud, store.events, link, committer, clock, counters, state)
                         reconnect = Backoff(config.cloud.reconnect_ms / 1000, config.cloud.reconnect_max_ms / 1000)
                         linking = supervise(link.name, link.serve, reconnect, clock, spells=link.spells)
                         tasks.create_task(linking, name=link.name)

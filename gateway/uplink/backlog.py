@@ -1,7 +1,8 @@
-"""What has been read from one lane and is not yet confirmed. Pure; time comes in as an argument.
+"""What has been read of one stream of events and is not yet confirmed. Pure; time comes in as an argument.
 
 Every event is in exactly one place: waiting behind its entity, in a batch that is on its way, in a batch
-that will be tried again, or done. A batch *owns* its entities until it is answered.
+that will be tried again, or done. A batch *owns* its entities until it is answered. An event that is larger
+than a message is replaced by its parts, in the same place; it is done when all of them are.
 
 Memory: at most `capacity` events are held, and `done_ahead` sequence numbers of confirmed events behind
 one that is not; then nothing more is read until the oldest is confirmed or parked.
@@ -38,6 +39,11 @@ class Backlog:
         self._again: deque[Batch] = deque()  # owned; halves of refused messages
         self._resting: list[tuple[float, int, StoredEvent]] = []  # heap by due time; owned
         self._tries: dict[int, int] = {}
+        self._parts: dict[int, int] = {}  # of events that were cut: how many are not done
+        self._elsewhere: set[int] = set()  # on their way in another stream
+        self._blocked: set[Hashable] = set()  # entities that wait for another stream
+        self.in_flight = 0  # messages
+        self.partial_since_s: float | None = None
         self.shared_count = 0  # events of the entities in `_shared`: about how much telemetry may be sent now
 
     # ── in ───────────────────────────────────────────────────────────────────────────────────
@@ -63,11 +69,48 @@ class Backlog:
                     self._offer(key, event)
             else:
                 queue.append(event)
-                if key not in self._owned and is_shareable(queue[0]):
+                if key not in self._owned and key not in self._blocked and is_shareable(queue[0]):
                     self.shared_count += 1
+
+    def skip(self, seq_id: int, *, is_done: bool) -> None:
+        """The next event travels in another stream: done there already, or `settle` will tell."""
+        self.read = seq_id
+        self._order.append(seq_id)
+        if is_done:
+            self._done.add(seq_id)
+            self._advance()
+        else:
+            self._elsewhere.add(seq_id)
+
+    def settle(self, seq_id: int) -> None:
+        """A skipped event is done; others are ignored."""
+        if seq_id in self._elsewhere:
+            self._elsewhere.remove(seq_id)
+            self._done.add(seq_id)
+            self._advance()
+
+    def block(self, keys: set[Hashable]) -> None:
+        """These entities send nothing more until `unblock`."""
+        self._blocked |= keys
+        for heap in (self._shared, self._alone, self._dependent):
+            heap[:] = [offer for offer in heap if offer[1] not in keys]
+            heapq.heapify(heap)
+        self.shared_count = sum(len(self._waiting[key]) for _, key in self._shared)
+
+    def unblock(self, keys: set[Hashable] | None = None) -> None:
+        """These, or all, may send again."""
+        free = set(self._blocked) if keys is None else keys & self._blocked
+        self._blocked -= free
+        self._offer_again(free - self._owned)
+
+    def keys(self) -> set[Hashable]:
+        """The entities of everything held."""
+        return self._owned | self._waiting.keys()
 
     def _offer(self, key: Hashable, head: StoredEvent) -> None:
         """An entity may send: file it under the kind of its first event."""
+        if key in self._blocked:
+            return
         if is_shareable(head):
             heapq.heappush(self._shared, (head.seq_id, key))
             self.shared_count += len(self._waiting[key])
@@ -142,17 +185,44 @@ class Backlog:
 
     # ── answers ──────────────────────────────────────────────────────────────────────────────
 
-    def confirmed(self, batch: Batch) -> None:
-        """The cloud has it, or it is parked."""
+    def confirmed(self, batch: Batch) -> Batch:
+        """The cloud has it, or it is parked. Those that are done by it: not an event that has other parts to go."""
+        done = batch
+        if self._parts:
+            done = [event for event in batch if self._is_last_part(event.seq_id)]
         for event in batch:
-            self._done.add(event.seq_id)
             self._tries.pop(event.seq_id, None)
+        self._done.update(event.seq_id for event in done)
         self._held -= len(batch)
+        self._advance()
+        self._release(keys_of(batch))
+        return done
+
+    def _is_last_part(self, seq_id: int) -> bool:
+        left = self._parts.pop(seq_id, 1) - 1
+        if left:
+            self._parts[seq_id] = left
+        return not left
+
+    def _advance(self) -> None:
         order, done = self._order, self._done
         while order and order[0] in done:
             self.cursor = order.popleft()
             done.remove(self.cursor)
-        self._release(keys_of(batch))
+
+    def replace(self, event: StoredEvent, parts: Batch) -> None:
+        """An event that was on its way alone is too large: its parts take its place."""
+        self._parts[event.seq_id] = self._parts.get(event.seq_id, 1) + len(parts) - 1
+        self._held += len(parts) - 1
+        self.returned(parts)
+
+    def is_part(self, event: StoredEvent) -> bool:
+        """True for a part of an event that was cut."""
+        return event.seq_id in self._parts
+
+    def postponed(self, batch: Batch) -> None:
+        """Not to be counted: the same message again, as soon as anything may be sent."""
+        self._again.append(batch)
 
     def refused(self, event: StoredEvent, due_s: float) -> int:
         """One event was refused; it rests until `due_s` and holds its entity back. How often so far."""
@@ -194,8 +264,11 @@ class Backlog:
             queue.appendleft(event)
 
     def _release(self, keys: set[Hashable]) -> None:
+        self._owned -= keys
+        self._offer_again(keys)
+
+    def _offer_again(self, keys: set[Hashable]) -> None:
         for key in keys:
-            self._owned.discard(key)
             queue = self._waiting.get(key)
             if queue:
                 self._offer(key, queue[0])

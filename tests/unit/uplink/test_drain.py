@@ -6,7 +6,7 @@ import pytest
 
 from gateway.domain.cloud_event import Lane
 from gateway.errors import TransientError
-from tests.unit.uplink.build import Bench
+from tests.unit.uplink.build import Bench, entity
 
 
 async def test_an_idle_link_sends_at_once():
@@ -206,6 +206,36 @@ async def test_the_clock_of_retries_stands_still_while_the_link_is_down():
         assert bench.waiting == [[1]]
 
 
+async def test_a_delay_that_would_run_out_during_an_outage_does_not():
+    bench = Bench(retry_interval_ms=3000)
+    bench.events.append(1, "ADDED")
+    async with bench:
+        await bench.answer(0, error="no")
+        await bench.clock.advance(1)
+        bench.link.lose()  # nothing is on its way that could tell
+        await bench.clock.advance(3600)
+        bench.link.connect()
+        await bench.settle()
+        await bench.clock.advance(1.5)
+        assert bench.waiting == []
+        await bench.clock.advance(1)
+        assert bench.waiting == [[1]]
+
+
+async def test_after_a_rate_limit_the_same_messages_come_again():
+    bench = Bench(batch_size=2, window=2)
+    for who in (1, 2, 3, 4):
+        bench.events.append(who)
+    async with bench:
+        before = bench.waiting
+        await bench.answer(1, 0, error="Rate limit reached")
+        bench.events.append(5)
+        await bench.settle()
+        await bench.clock.advance(61)
+        assert sorted(bench.waiting) == before == [[1, 2], [3, 4]]
+        assert not bench.parked
+
+
 async def test_a_rate_limit_pauses_and_is_no_try():
     bench = Bench(batch_size=1, window=1, max_retries=1)
     bench.events.append(1)
@@ -230,7 +260,9 @@ async def test_an_event_larger_than_the_limit_is_parked_at_once():
         for _ in range(5):
             bench.link.answer_all()
             await bench.settle()
-        assert [(one.event.seq_id, one.reason) for one in bench.parked] == [(2, "more than 1000 bytes")]
+        [parked] = bench.parked
+        assert parked.event.seq_id == 2
+        assert parked.reason == f"DEVICE {entity(1)}: TIMESERIES_UPDATED has 2000 bytes, the cloud takes 1000"
         assert bench.cursor == 3
 
 
