@@ -59,7 +59,7 @@ class Commands:
             name=_text(json, "name"),
             type=str(json.get("type") or "default"),
             profile_id=profile_id,
-            label=json.get("label"),
+            label=label if isinstance(label := json.get("label"), str) else None,
             created_ms=created if type(created := json.get("createdTime")) is int else self._clock.now_ms(),
             local_name=known.local_name if known else rival.local_name if rival else name if is_back else None,
             is_gateway=isinstance(additional, dict) and additional.get("gateway") is True,
@@ -150,7 +150,7 @@ class Commands:
         credentials = Credentials(
             type=_text(json, "credentialsType"),
             credentials_id=_text(json, "credentialsId"),
-            value=json.get("credentialsValue"),
+            value=None if json.get("credentialsValue") is None else _text(json, "credentialsValue"),
         )
         is_ours = device_id in self._announced
         self._announced.discard(device_id)

@@ -82,6 +82,11 @@ def translated() -> Iterator[None]:
         UnicodeEncodeError,
     ) as error:
         raise RejectedError(f"the database does not take it: {error}") from error
+    except psycopg.ProgrammingError as error:
+        if error.sqlstate not in (None, psycopg.errors.DatatypeMismatch.sqlstate):
+            raise
+        # A value of a type that the column does not take: no other unit may fall with it.
+        raise RejectedError(f"the database does not take it: {error}") from error
     except (psycopg.OperationalError, psycopg.InterfaceError, OSError) as error:
         raise TransientError(f"PostgreSQL: {str(error).strip() or type(error).__name__}") from error
 

@@ -316,8 +316,10 @@ async def test_history_is_read_across_slots_within_its_bounds(backend):
         SaveAttributes(BOILER, "CLIENT_SCOPE", 1, {"\ud800": 1}),
         AppendEvent(event(body=b"\xff\xfe")),
         AppendEvent(event(body="text")),
+        SaveDevice(Device(id=time_uuid(), name="n", type="t", label={"a": 1})),  # type: ignore[arg-type]
+        SaveDevice(Device(id=time_uuid(), name="n", type="t", created_ms=2**64)),
     ],
-    ids=["surrogate", "65 bits", "late", "object", "setting", "key", "not UTF-8", "text"],
+    ids=["surrogate", "65 bits", "late", "object", "setting", "key", "not UTF-8", "text", "label", "created"],
 )
 async def test_what_cannot_be_kept_is_rejected_and_nothing_is_written(durable, bad):
     async with durable.open() as store:

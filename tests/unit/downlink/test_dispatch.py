@@ -194,6 +194,18 @@ async def test_an_odd_creation_time_does_not_keep_the_device_away(house, odd):
     assert house.state.device(device_id).created_ms == house.clock.now_ms()
 
 
+@pytest.mark.parametrize("odd", [{"a": 1}, [1], 5, True])
+async def test_texts_that_are_none_never_reach_the_store(house, odd):
+    device = house.add_device()
+    json = {"name": "A", "label": odd}
+    await house.dispatcher.handle(Downlink(1, [EntityUpdated("DEVICE", UpdateKind.UPDATED, device.id, json)]))
+    assert house.state.device(device.id).label is None
+    json = {"credentialsType": "MQTT_BASIC", "credentialsId": "x", "credentialsValue": odd}
+    with pytest.raises(RejectedError, match="'credentialsValue'"):
+        await house.dispatcher.handle(Downlink(2, [CredentialsUpdated(device.id, json)]))
+    assert house.state.device(device.id).credentials == device.credentials
+
+
 @pytest.mark.parametrize("odd", [None, 5, True, [], {}, "x"])
 async def test_metadata_of_no_chain_is_rejected(house, odd):
     update = EntityUpdated("RULE_CHAIN_METADATA", UpdateKind.CREATED, None, {"ruleChainId": {"id": odd}, "nodes": [1]})
