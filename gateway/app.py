@@ -103,6 +103,7 @@ class Gateway:
                         # Imported when needed: a gateway without a cloud does not pay for gRPC.
                         from gateway.cloud.link import GrpcLink
                         from gateway.uplink.drain import Uplink
+                        from gateway.uplink.statistics import Statistics
 
                         link = GrpcLink(config.cloud, downlink, state, clock, counters)
                         uplink = Uplink(config.cloud, store.events, link, committer, clock, counters, state)
@@ -110,6 +111,8 @@ class Gateway:
                         linking = supervise(link.name, link.serve, reconnect, clock, spells=link.spells)
                         tasks.create_task(linking, name=link.name)
                         keep(uplink.name, uplink.serve)
+                        statistics = Statistics(config.cloud, store.events, link, committer, state, clock, counters)
+                        keep(statistics.name, statistics.serve)
                         status_parts |= {"cloud": link.status, "uplink": uplink.status}
                     status_parts |= {
                         "buses": fieldbus.status,

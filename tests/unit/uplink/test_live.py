@@ -156,3 +156,30 @@ def test_ranges():
     assert 7 in ranges
     ranges.forget_below(8)
     assert not len(ranges)
+
+
+async def test_the_streams_join_without_passing_what_is_still_on_its_way():
+    bench = bench_with(5000)
+    async with bench:
+        await reconnect(bench)
+        first = bench.events.append(1)
+        await bench.settle()
+        for _ in range(900):  # everything but the first live message is answered
+            for message in list(bench.link.waiting):
+                if first not in message.seq_ids:
+                    bench.link.answer(message)
+            await bench.settle()
+        assert bench.waiting == [[first]]
+        assert bench.cursor == 5000
+        assert bench.uplink.status()["main"]["read"] == first  # it has arrived there
+        same, other = bench.events.append(1), bench.events.append(2)
+        await bench.settle()
+        assert bench.waiting == [[first], [other]]  # what follows of the same entity waits, others go on
+        await bench.answer(1)
+        assert bench.cursor == 5000
+        await bench.answer(0)
+        assert bench.waiting == [[same]]
+        await bench.answer(0)
+        assert bench.cursor == other
+        assert bench.uplink.status()["main"]["live_read"] is None
+        assert [message.seq_ids.count(first) for message in bench.link.sent].count(1) == 1
