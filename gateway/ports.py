@@ -567,6 +567,10 @@ class DownlinkHandler(Protocol):
 class DeviceCommands(Protocol):
     """What the downlink asks of the device room. Every method returns when it is durable."""
 
+    async def change_identity(self, identity: EdgeIdentity) -> None:
+        """Another edge id: the old tenant's entities go, our own devices are announced anew."""
+        ...
+
     async def put_device(self, device_id: UUID, json: Mapping[str, Json]) -> None:
         """Create or replace; the cloud's name wins, the local one stays as an alias."""
         ...

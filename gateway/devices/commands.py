@@ -9,6 +9,7 @@ from uuid import UUID
 
 import orjson
 
+from gateway.devices.identity import change_identity
 from gateway.devices.inlet import OWED, Inlet
 from gateway.devices.pipeline import Pipeline
 from gateway.devices.rpc import RpcDesk
@@ -27,7 +28,7 @@ from gateway.domain.changes import (
 )
 from gateway.domain.cloud_event import Action, CloudEvent
 from gateway.domain.downlink import MOVED_DEVICES, SYNC_MS
-from gateway.domain.entity import Credentials, Device, DeviceProfile, EntityId, Json, Origin
+from gateway.domain.entity import Credentials, Device, DeviceProfile, EdgeIdentity, EntityId, Json, Origin
 from gateway.domain.message import Message, MessageType
 from gateway.domain.rpc import RpcRequest
 from gateway.domain.telemetry import AttributeScope, Value
@@ -44,6 +45,13 @@ class Commands:
         self._state, self._pipeline, self._inlet, self._rpc, self._clock = state, pipeline, inlet, rpc, clock
         self._counters = inlet.counters
         self._announced: set[UUID] = set()  # adopted: their credentials here win over the cloud's once
+
+    async def change_identity(self, identity: EdgeIdentity) -> None:
+        """The cloud says that we are another edge: see `gateway.devices.identity`. Sessions log in anew."""
+        before = [device.entity_id for device in self._state.devices()]
+        await self._pipeline.commit(change_identity(identity, self._state, self._clock.now_ms()))
+        for entity in before:
+            self._inlet.device_changed(entity, credentials_changed=False)
 
     async def put_device(self, device_id: UUID, json: Mapping[str, Json]) -> None:
         """Create or replace; the cloud's name wins, a local name stays as an alias."""

@@ -100,6 +100,10 @@ class State:
         """All."""
         return iter(self._devices.values())
 
+    def profiles(self) -> Iterator[DeviceProfile]:
+        """All."""
+        return iter(self._profiles.values())
+
     def profile(self, profile_id: UUID) -> DeviceProfile | None:
         """By id."""
         return self._profiles.get(profile_id)

@@ -66,13 +66,15 @@ class Dispatcher:
         is_new = known is None or known.edge_id != identity.edge_id
         if known is not None and is_new:
             log.warning(
-                "cloud: this gateway now is the edge %r (%s); it was %r (%s) before",
+                "cloud: this gateway now is the edge %r (%s); it was %r (%s) before. Its own devices are announced"
+                " anew; what still waits for the old edge is not taken by the new one",
                 identity.name,
                 identity.edge_id,
                 known.name,
                 known.edge_id,
             )
-        if identity != known:
+            await self._devices.change_identity(identity)
+        elif identity != known:
             await self._commit([SaveSetting("edge_identity", identity.to_json())])
         if is_new:
             await self._commit([SaveSetting("sync_done", False)])
