@@ -27,7 +27,7 @@ from gateway.fieldbus import Fieldbus
 from gateway.fieldbus.plugins import Plugins, parse_buses
 from gateway.health import Watchdog
 from gateway.health.watchdog import notify
-from gateway.ports import Clock, Snapshot, Store
+from gateway.ports import Clock, CloudEvents, Snapshot, Store
 from gateway.rules import RuleEngine
 from gateway.store import GroupCommitter, open_store
 from gateway.supervise import Backoff, Counters, SystemClock, supervise
@@ -36,6 +36,7 @@ from gateway.web import LocalApi
 log = logging.getLogger(__name__)
 
 MAINTENANCE_S = 60.0
+STORE_ANSWER_S = 5.0  # `status` waits no longer for the store
 
 
 class Gateway:
@@ -192,18 +193,11 @@ class Gateway:
     async def _status(
         self, store: Store, committer: GroupCommitter, parts: dict[str, Callable[[], Any]]
     ) -> dict[str, Any]:
-        depth = await store.events.depth()
         now_ms = self.clock.now_ms()
         return {
             "version": __version__,
             "uptime_s": (now_ms - self.started_ms) // 1000,
-            "queue": {
-                "pending": depth.pending[Lane.MAIN],
-                "pending_express": depth.pending[Lane.EXPRESS],
-                "deployed": depth.deployed[Lane.MAIN] + depth.deployed[Lane.EXPRESS],
-                "parked": depth.parked,
-                "lag_s": round((now_ms - depth.oldest_ms) / 1000, 3) if depth.oldest_ms else 0.0,
-            },
+            "queue": await queue_status(store.events, now_ms),
             "store": {
                 "kind": self.config.store.kind,
                 "last_commit_ms": round(committer.last_commit_s * 1000, 3),
@@ -278,6 +272,31 @@ def _check_files(broker: BrokerConfig, cloud: CloudConfig) -> None:
             except (ssl.SSLError, OSError) as error:
                 reason = getattr(error, "reason", None) or error
                 raise ConfigError(where, f"{cert} and the key {key} cannot be used together: {reason}") from None
+
+
+async def queue_status(events: CloudEvents, now_ms: int) -> dict[str, Any]:
+    """The queue for `status`. While the store cannot be read: what is in memory, None for the rest, and why."""
+    try:
+        async with asyncio.timeout(STORE_ANSWER_S):
+            depth = await events.depth()
+    except (TransientError, TimeoutError) as error:
+        pending = {lane: events.last(lane) - events.cursor(lane) for lane in Lane}
+        return {
+            "pending": pending[Lane.MAIN],
+            "pending_express": pending[Lane.EXPRESS],
+            "deployed": None,
+            "parked": None,
+            "lag_s": None,
+            "problem": str(error) or f"no answer within {STORE_ANSWER_S:g} s",
+        }
+    return {
+        "pending": depth.pending[Lane.MAIN],
+        "pending_express": depth.pending[Lane.EXPRESS],
+        "deployed": depth.deployed[Lane.MAIN] + depth.deployed[Lane.EXPRESS],
+        "parked": depth.parked,
+        "lag_s": round((now_ms - depth.oldest_ms) / 1000, 3) if depth.oldest_ms else 0.0,
+        "problem": None,
+    }
 
 
 async def run_until_signal(config: GatewayConfig) -> None:

@@ -65,7 +65,7 @@ def judge(status: dict[str, Any]) -> list[str]:
     cloud = status.get("cloud")
     if queue["pending"] > PENDING_WARNING:
         remarks.append(f"{queue['pending']} events wait for the cloud")
-    if queue["lag_s"] > LAG_WARNING_S:
+    if (queue["lag_s"] or 0) > LAG_WARNING_S:
         remarks.append(f"the oldest waiting event is {queue['lag_s']:.0f} s old")
     if queue["parked"]:
         remarks.append(f"{queue['parked']} events are parked: edge-gateway events --status parked")
@@ -76,6 +76,8 @@ def judge(status: dict[str, Any]) -> list[str]:
     for bus in status.get("buses", []):
         if not bus.get("connected", True):
             remarks.append(f"bus {bus['name']} is not connected")
+    if queue.get("problem"):
+        remarks.append(f"the store cannot be read: {queue['problem']}")
     if status["store"]["oldest_waiting_s"] > 5:
         remarks.append(f"the store has not answered for {status['store']['oldest_waiting_s']:.0f} s")
     remarks += [f"rule problem: {problem}" for problem in status["rules"]["problems"]]
@@ -92,10 +94,13 @@ def render(status: dict[str, Any]) -> None:
     state = f"{cloud['state']}" + (f" as {cloud['edge']!r}" if cloud and cloud.get("edge") else "") if cloud else "off"
     console.print(f"edge-gateway {status['version']}, up {status['uptime_s']} s, {status['memory_bytes'] >> 20} MB")
     console.print(f"cloud    {state}" + (f"  ({cloud['last_error']})" if cloud and cloud.get("last_error") else ""))
-    console.print(
-        f"queue    {queue['pending']} pending, {queue['deployed']} deployed, {queue['parked']} parked,"
-        f" lag {queue['lag_s']:.1f} s"
-    )
+    if queue["lag_s"] is None:
+        console.print(f"queue    {queue['pending']} pending")
+    else:
+        console.print(
+            f"queue    {queue['pending']} pending, {queue['deployed']} deployed, {queue['parked']} parked,"
+            f" lag {queue['lag_s']:.1f} s"
+        )
     console.print(f"mqtt     port {status['mqtt']['port']}, {status['mqtt']['connections']} connections")
     for bus in status.get("buses", []):
         console.print(

@@ -88,7 +88,8 @@ def translated() -> Iterator[None]:
         # A value of a type that the column does not take: no other unit may fall with it.
         raise RejectedError(f"the database does not take it: {error}") from error
     except (psycopg.OperationalError, psycopg.InterfaceError, OSError) as error:
-        raise TransientError(f"PostgreSQL: {str(error).strip() or type(error).__name__}") from error
+        text = " ".join(str(error).split())  # the driver's own has several lines
+        raise TransientError(f"PostgreSQL: {text or type(error).__name__}") from error
 
 
 class PostgresStore:

@@ -89,20 +89,24 @@ class LocalApi:
         except ValueError as error:
             names = ", ".join(EventStatus)
             return _json({"error": f"{error}; status is one of {names}, limit and before are numbers"}, 400)
+        try:
+            return _json(await self._rows(status, limit, before))
+        except TransientError as error:
+            return _json({"error": f"the store cannot be read: {error}"}, 503)
+
+    async def _rows(self, status: EventStatus | None, limit: int, before: int | None) -> list[dict[str, Any]]:
         if status is EventStatus.PARKED:
             parked = await self._events.parked(limit)
-            return _json(
-                [
-                    {
-                        **_row(item.event, status),
-                        "reason": item.reason,
-                        "tries": item.tries,
-                        "parkedTime": item.parked_ms,
-                    }
-                    for item in parked
-                ]
-            )
-        return _json([_row(event, state) for event, state in await self._events.find(status, limit, before)])
+            return [
+                {
+                    **_row(item.event, status),
+                    "reason": item.reason,
+                    "tries": item.tries,
+                    "parkedTime": item.parked_ms,
+                }
+                for item in parked
+            ]
+        return [_row(event, state) for event, state in await self._events.find(status, limit, before)]
 
     async def _get_metrics(self, request: Request) -> Response:
         from starlette.responses import PlainTextResponse

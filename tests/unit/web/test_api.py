@@ -6,6 +6,7 @@ from uuid import UUID
 import pytest
 
 from gateway.domain.cloud_event import EventStatus, Lane, ParkedEvent, StoredEvent
+from gateway.errors import TransientError
 from gateway.status_view import LocalApiError, ask, judge
 from gateway.web import LocalApi
 
@@ -70,6 +71,17 @@ async def test_status_events_and_bad_questions(tmp_path):
         with pytest.raises(LocalApiError, match="numbers"):
             await asyncio.to_thread(ask, path, "/events?limit=many")
     assert not path.exists()
+
+
+async def test_events_while_the_store_does_not_answer_are_an_error_and_no_traceback(tmp_path, caplog):
+    class Away(FakeEvents):
+        async def find(self, status, limit, before_seq=None):
+            raise TransientError("PostgreSQL: connection refused")
+
+    async with api(tmp_path / "api.sock", Away()):
+        with pytest.raises(LocalApiError, match="the store cannot be read: PostgreSQL: connection refused"):
+            await asyncio.to_thread(ask, tmp_path / "api.sock", "/events")
+    assert "Traceback" not in caplog.text
 
 
 def test_no_gateway_is_said_plainly(tmp_path):
