@@ -125,7 +125,7 @@ class Queue:
 
 
 async def drain(port: int, count: int, devices: int) -> tuple[float, float]:
-    config = CloudConfig(routing_key="k", routing_secret="s", host="127.0.0.1", port=port)
+    config = CloudConfig(routing_key="k", routing_secret="s", host="127.0.0.1", port=port, window=16)
     clock, counters, nothing = SystemClock(), Counters(), Nothing()
     link = GrpcLink(config, nothing, nothing, clock, counters)
     queue = Queue(count, devices)

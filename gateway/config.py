@@ -138,7 +138,7 @@ class CloudConfig(Settings):
         1000,
         description="Longest wait for a fuller batch while answers are outstanding; an idle link sends at once.",
     )
-    window: PositiveInt = Field(16, description="Uplink messages in flight.")
+    window: PositiveInt = Field(32, description="Uplink messages in flight.")
     drain: Literal["oldest_first", "live_first"] = Field(
         "oldest_first", description="live_first: after an outage new telemetry overtakes the backlog, which follows."
     )
