@@ -36,6 +36,7 @@ from gateway.web import LocalApi
 log = logging.getLogger(__name__)
 
 MAINTENANCE_S = 60.0
+STOP_S = 4.0  # longest wait of a stop for the last receipts; what has none was never acknowledged
 STORE_ANSWER_S = 5.0  # `status` waits no longer for the store
 
 
@@ -149,8 +150,8 @@ class Gateway:
                     log.info("stopping")
                     for mouth in mouths:
                         mouth.cancel()
-                    await asyncio.wait(mouths, timeout=5)
-                    await committer.drain()
+                    await asyncio.wait(mouths, timeout=STOP_S / 2)
+                    await committer.drain(STOP_S / 2)
                     raise _Stop
             except* _Stop:
                 pass

@@ -28,3 +28,5 @@ def set_up_logging(level: str) -> None:
     for library in ("amqtt", "transitions", "pymodbus", "grpc", "asyncio", "uvicorn", "uvicorn.error"):
         logging.getLogger(library).setLevel(logging.WARNING)
     logging.getLogger("uvicorn.access").disabled = True
+    # gRPC's core writes past us, a line for each connection that the cloud ends; read when it is imported.
+    os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
