@@ -81,12 +81,12 @@ def translated() -> Iterator[None]:
         psycopg.errors.ProgramLimitExceeded,  # a kind of OperationalError, and yet it never passes
         UnicodeEncodeError,
     ) as error:
-        raise RejectedError(f"the database does not take it: {error}") from error
+        raise RejectedError(f"the database does not take it: {_said(error)}") from error
     except psycopg.ProgrammingError as error:
         if error.sqlstate not in (None, psycopg.errors.DatatypeMismatch.sqlstate):
             raise
         # A value of a type that the column does not take: no other unit may fall with it.
-        raise RejectedError(f"the database does not take it: {error}") from error
+        raise RejectedError(f"the database does not take it: {_said(error)}") from error
     except (psycopg.OperationalError, psycopg.InterfaceError, OSError) as error:
         text = " ".join(str(error).split())  # the driver's own has several lines
         raise TransientError(f"PostgreSQL: {text or type(error).__name__}") from error
@@ -442,3 +442,9 @@ async def open_postgres(config: PostgresConfig, clock: Clock, counters: Counters
         yield store
     finally:
         await store.close()
+
+
+def _said(error: Exception) -> str:
+    """The server's own sentence. Its detail and context are left out: they repeat the row, tokens included."""
+    primary = error.diag.message_primary if isinstance(error, psycopg.Error) else None
+    return primary or type(error).__name__

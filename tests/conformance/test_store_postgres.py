@@ -110,3 +110,16 @@ async def test_a_key_that_no_index_holds_is_refused_and_does_not_stop_the_others
                 await bad
         serving.cancel()
         await asyncio.wait([serving])
+
+
+async def test_a_refusal_never_repeats_the_row(postgres_server):
+    """PostgreSQL's detail names the values of the offending row."""
+    from gateway.store.postgres import _said
+
+    async with await psycopg.AsyncConnection.connect(postgres_server.url, autocommit=True) as connection:
+        with pytest.raises(psycopg.errors.UniqueViolation) as caught:
+            await connection.execute("CREATE TEMP TABLE t (token text PRIMARY KEY)")
+            await connection.execute("INSERT INTO t VALUES ('s3cret-token'), ('s3cret-token')")
+    assert "s3cret-token" in str(caught.value)
+    assert "s3cret-token" not in _said(caught.value)
+    assert "unique" in _said(caught.value)
