@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import logging
 from collections.abc import Sequence
 from typing import Any, Final
@@ -37,7 +38,7 @@ from gateway.cloud.session import (
 )
 from gateway.cloud.tls import WARN_DAYS, Expiry, file_expiries, not_after_ms, read_pair, read_roots
 from gateway.config import CloudConfig
-from gateway.domain.cloud_event import StoredEvent
+from gateway.domain.cloud_event import Lane, StoredEvent
 from gateway.domain.downlink import SyncCompleted
 from gateway.domain.entity import EdgeIdentity
 from gateway.errors import GatewayError, LinkLost, RefusedError, RejectedError, TransientError
@@ -86,7 +87,8 @@ class GrpcLink:
         self._ready, self._lost = asyncio.Event(), asyncio.Event()
         self._lost.set()
         self._pending = Pending()
-        self._outbox: asyncio.Queue[bytes] = asyncio.Queue()
+        self._outbox: asyncio.PriorityQueue[tuple[int, int, bytes]] = asyncio.PriorityQueue()
+        self._posted = itertools.count()
         self._inbox: asyncio.Queue[DownlinkReceived | EdgeChanged] = asyncio.Queue(_INBOX)
         self._sync_heard_s = 0.0
         self._spells = 0
@@ -146,7 +148,7 @@ class GrpcLink:
             future.set_exception(RejectedError(text))
         else:
             self._pending.add(id_, future, self._clock.monotonic_s(), content)
-            self._outbox.put_nowait(request)  # bounded by the sender's window and by the inbox
+            self._post(request, is_urgent=events[0].lane is Lane.EXPRESS)
         return future
 
     def status(self) -> dict[str, Any]:
@@ -184,7 +186,7 @@ class GrpcLink:
             RefusedError: A person must act: key, secret, edition or a certificate file.
         """
         self._session, self._pending = Session(), Pending()
-        self._outbox, self._inbox = asyncio.Queue(), asyncio.Queue(_INBOX)
+        self._outbox, self._inbox = asyncio.PriorityQueue(), asyncio.Queue(_INBOX)
         self._since_ms = self._clock.now_ms()
         self._accepted_s = None
         try:
@@ -276,7 +278,7 @@ class GrpcLink:
         self._identity_name = identity.name
         is_full = await self._handler.connected(identity)
         self._sync_heard_s = self._clock.monotonic_s()
-        self._outbox.put_nowait(encode_sync(is_full))
+        self._post(encode_sync(is_full), is_urgent=True)
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._write_all(call), name="cloud.write")
             tasks.create_task(self._read_all(call), name="cloud.read")
@@ -309,9 +311,16 @@ class GrpcLink:
                 self._sync_heard_s = self._clock.monotonic_s()  # a long sync is fine, a stuck one is not
                 await self._inbox.put(event)
 
+    def _post(self, request: bytes, *, is_urgent: bool) -> None:
+        """To be written; RPC and acknowledgements pass the telemetry that waits for the line.
+
+        Bounded by the sender's window and by the inbox.
+        """
+        self._outbox.put_nowait((0 if is_urgent else 1, next(self._posted), request))
+
     async def _write_all(self, call: Call) -> None:
         while True:
-            request = await self._outbox.get()
+            _, _, request = await self._outbox.get()
             try:
                 await call.write(request)
             except _STREAM_OVER:
@@ -335,7 +344,7 @@ class GrpcLink:
                 log.warning("a message from the cloud could not be applied: %s", error)
                 if event.has_entity_data:
                     error = ""
-            self._outbox.put_nowait(encode_ack(event.downlink.id, error))
+            self._post(encode_ack(event.downlink.id, error), is_urgent=True)
             if any(isinstance(command, SyncCompleted) for command in event.downlink.commands):
                 self._synced()
 

@@ -117,8 +117,8 @@ async def test_a_refusal_never_repeats_the_row(postgres_server):
     from gateway.store.postgres import _said
 
     async with await psycopg.AsyncConnection.connect(postgres_server.url, autocommit=True) as connection:
+        await connection.execute("CREATE TEMP TABLE t (token text PRIMARY KEY)")
         with pytest.raises(psycopg.errors.UniqueViolation) as caught:
-            await connection.execute("CREATE TEMP TABLE t (token text PRIMARY KEY)")
             await connection.execute("INSERT INTO t VALUES ('s3cret-token'), ('s3cret-token')")
     assert "s3cret-token" in str(caught.value)
     assert "s3cret-token" not in _said(caught.value)
