@@ -24,7 +24,7 @@ class FakeSession:
         self.is_open = True
         self.has_attributes = self.has_rpc = False
         self.touches = 0
-        self.attributes: tuple[Mapping[str, Value], Mapping[str, Value]] = ({}, {})
+        self.attributes = inlet.attributes
         self.asked: list[tuple[Sequence[str] | None, Sequence[str] | None]] = []
         self.server_answer: str | None = None
 
@@ -70,6 +70,7 @@ class FakeInlet:
 
     def __init__(self, receipts: str = "at_once") -> None:
         self.receipts = receipts
+        self.attributes: tuple[Mapping[str, Value], Mapping[str, Value]] = ({}, {})  # of sessions to come
         self.held: list[Receipt] = []
         self.devices: dict[str, tuple[Credentials, Device]] = {}
         self.sessions: dict[UUID, FakeSession] = {}

@@ -124,6 +124,7 @@ async def test_the_vendors_sdk():
             "or name its python in EDGE_GATEWAY_TB_PYTHON."
         )
     async with site("next_turn") as here:
+        here.inlet.attributes = ({"fw": "2.1"}, {"limit": 5})
         process = await asyncio.create_subprocess_exec(
             str(python),
             str(Path(__file__).parent / "broker_sdk.py"),
@@ -135,7 +136,6 @@ async def test_the_vendors_sdk():
             async with asyncio.timeout(30):
                 await here.until(lambda: here.inlet.opened and here.inlet.opened[0].has_rpc)
                 session = here.inlet.opened[0]
-                session.attributes = ({"fw": "2.1"}, {"limit": 5})
                 await here.until(lambda: len(session.posted) == 2)
                 await here.until(lambda: session.asked)
                 session.channel.send_attributes({"limit": 6})
