@@ -1,4 +1,5 @@
-"""From the queue to the cloud: what has been read (backlog), what goes together (batch), the loop (drain).
+"""From the queue to the cloud: what has been read (backlog), what goes together (batch), the loop (drain), what an
+answer means (answers), the stored place (cursor), what goes ahead of a backlog (overtaking, live).
 
 Promises:
 - an event leaves the queue only when the cloud has confirmed it, or when it is parked;

@@ -130,7 +130,11 @@ async def _finish(bench, bad, accepted, total):
     window=st.integers(1, 5),
 )
 def test_live_first_loses_nothing_and_keeps_each_stream_in_order(queued, later, moves, batch_size, window):
-    with patch("gateway.uplink.drain._LONG_BACKLOG", 3), patch("gateway.uplink.drain._PAGE", 4):
+    with (
+        patch("gateway.uplink.overtaking._LONG_BACKLOG", 3),
+        patch("gateway.uplink.overtaking.PAGE", 4),
+        patch("gateway.uplink.drain.PAGE", 4),
+    ):
         asyncio.run(_run_live(queued, later, moves, batch_size, window))
 
 
@@ -174,7 +178,7 @@ async def _run_live(queued, later, moves, batch_size, window):
         assert bench.cursor == len(stored)
         assert not bench.parked
         assert set(accepted) == {event.seq_id for event in stored}
-        assert main._live is None or main._live.backlog.is_idle
+        assert main._overtaking.live is None or main._overtaking.live.backlog.is_idle
 
     first = list(dict.fromkeys(accepted))
     place = {seq_id: number for number, seq_id in enumerate(first)}
