@@ -7,9 +7,9 @@ from collections.abc import Callable, Coroutine
 from typing import Any, Final, Protocol
 from uuid import UUID
 
-from gateway.broker.doorkeeper import Doorkeeper
 from gateway.broker.packets import Publish
 from gateway.config import BrokerConfig
+from gateway.domain.doorkeeper import Doorkeeper
 from gateway.domain.entity import Device
 from gateway.ports import Clock, DeviceInlet, Receipt
 from gateway.supervise import Counters

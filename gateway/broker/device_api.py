@@ -13,12 +13,13 @@ from typing import Final
 
 import orjson
 
-from gateway.broker import encode, payloads
+from gateway.broker import encode
 from gateway.broker.desk import Desk
 from gateway.broker.outbox import Outbox
 from gateway.broker.packets import PUBACK, PUBCOMP, PUBREC, Publish
 from gateway.broker.receipts import AckQueue
 from gateway.broker.topics import V1, Family, Intent, PublishTopic, parse_id, publish_topic
+from gateway.domain import payloads
 from gateway.domain.entity import Device
 from gateway.domain.rpc import RpcRequest, RpcResponse
 from gateway.domain.telemetry import Value

@@ -3,7 +3,7 @@
 import pytest
 
 from gateway.broker.auth import authenticate, refusal
-from gateway.broker.doorkeeper import Doorkeeper
+from gateway.domain.doorkeeper import Doorkeeper
 from tests.fakes.inlet import FakeInlet
 
 

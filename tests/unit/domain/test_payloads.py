@@ -3,8 +3,8 @@
 import orjson
 import pytest
 
-from gateway.broker import payloads
-from gateway.broker.payloads import PayloadError
+from gateway.domain import payloads
+from gateway.domain.payloads import PayloadError
 from gateway.domain.rpc import RpcRequest
 from gateway.domain.telemetry import TsKv
 

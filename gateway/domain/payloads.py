@@ -17,8 +17,8 @@ from typing import Any, Final
 
 import orjson
 
-from gateway.broker.lenient import parse_lenient
 from gateway.domain.entity import Json
+from gateway.domain.lenient import parse_lenient
 from gateway.domain.rpc import RpcRequest
 from gateway.domain.telemetry import MAX_KEY_CHARS, TsKv, Value
 from gateway.errors import RejectedError
