@@ -81,7 +81,9 @@ class DeviceChannel(Protocol):
         ...
 
     def close(self, reason: str) -> None:
-        """`taken_over` (0x8E), `not_authorized` (credentials changed, device deleted: 0x98), `shutdown` (0x8B)."""
+        """`taken_over` (0x8E), `not_authorized` (credentials changed, device deleted: 0x98), `shutdown` (0x8B).
+        A visit hears `deleted` instead when its device is gone.
+        """
         ...
 
 
@@ -146,6 +148,19 @@ class DeviceInlet(Protocol):
 
     def open_session(self, device: Device, channel: DeviceChannel) -> DeviceSession:
         """An older session of the same device is closed (`taken_over`) first."""
+        ...
+
+    def open_visit(self, device: Device, channel: DeviceChannel) -> DeviceSession:
+        """A session beside the device's own, for one that asks instead of listening (HTTP): neither closes the
+        other; an older visit of the same device is closed.
+
+        It hears of changes and calls only while it is subscribed; its channel may end the subscription within
+        `send_…`, and what did not fit into that one answer is told at the next subscription. A call goes to
+        the device's own session when that one hears calls.
+
+        Raises:
+            RejectedError: The device was deleted meanwhile.
+        """
         ...
 
     @property

@@ -173,10 +173,11 @@ class Inlet:
         self.state, self.pipeline, self.rpc, self.clock = state, pipeline, rpc, clock
         self._committer, self.counters = committer, counters
         self._sessions: dict[UUID, Session] = {}
+        self._visits: dict[UUID, Session] = {}
         self._owed: dict[UUID, set[str]] = {}  # as the settings will be when all commits are done
         self._moved: dict[UUID, UUID] = {}
         pipeline.on_notice = self.notify
-        rpc.session_of = self._sessions.get
+        rpc.session_of = self._session_for_calls
 
     def find_credentials(self, credentials_id: str) -> tuple[Credentials, Device] | None:
         """By unique credentials id."""
@@ -192,29 +193,53 @@ class Inlet:
         Raises:
             RejectedError: The device was deleted meanwhile.
         """
+        session = self._open(self._sessions, device, channel)
+        self.counters.add("devices.connects")
+        return session
+
+    def open_visit(self, device: Device, channel: DeviceChannel) -> Session:
+        """A session beside the device's own; an older visit is closed first.
+
+        Raises:
+            RejectedError: The device was deleted meanwhile.
+        """
+        return self._open(self._visits, device, channel)
+
+    def _open(self, sessions: dict[UUID, Session], device: Device, channel: DeviceChannel) -> Session:
         current = self.state.device(self._moved.get(device.id, device.id))
         if current is None:
             raise RejectedError(f"device {device.name!r} was deleted")
-        device = current
-        older = self._sessions.get(device.id)
+        older = sessions.get(current.id)
         if older is not None:
             self.counters.add("devices.taken_over")
             older.close()
             older.channel.close("taken_over")
-        session = Session(self, current, channel, self.clock.now_ms())
-        self._sessions[device.id] = session
-        self.counters.add("devices.connects")
+        session = sessions[current.id] = Session(self, current, channel, self.clock.now_ms())
         return session
 
     def closed(self, session: Session) -> None:
         """A session has ended."""
         self.rpc.session_closed(session)
-        if self._sessions.get(session.device.id) is session:
-            del self._sessions[session.device.id]
+        for sessions in (self._sessions, self._visits):
+            if sessions.get(session.device.id) is session:
+                del sessions[session.device.id]
 
     def sessions(self) -> Mapping[UUID, Session]:
-        """The live ones, by device id."""
-        return self._sessions
+        """The live ones, by device id; a visit where the device has no session of its own."""
+        return {**self._visits, **self._sessions} if self._visits else self._sessions
+
+    def _all_of(self, device_id: UUID) -> list[Session]:
+        """Its own session first."""
+        found = (self._sessions.get(device_id), self._visits.get(device_id))
+        return [session for session in found if session is not None]
+
+    def _listeners(self, device_id: UUID) -> list[Session]:
+        """Those of its sessions that hear of attributes now."""
+        return [session for session in self._all_of(device_id) if session.hears_attributes]
+
+    def _session_for_calls(self, device_id: UUID) -> Session | None:
+        sessions = self._all_of(device_id)
+        return next((session for session in sessions if session.hears_rpc), sessions[0] if sessions else None)
 
     @property
     def is_congested(self) -> bool:
@@ -229,27 +254,30 @@ class Inlet:
         """Tell a device of changed or deleted shared attributes, if it is connected and wants to hear."""
         if notice.entity.type != "DEVICE":
             return
-        session = self._sessions.get(notice.entity.id)
-        if session is None or not session.hears_attributes:
-            if owing := self.owe(notice.entity, [*(notice.values or ()), *notice.deleted]):
-                self.pipeline.commit(owing)
-            return
-        if owed := self._owed_to(notice.entity.id):
+        listeners = self._listeners(notice.entity.id)
+        if listeners and (owed := self._owed_to(notice.entity.id)):
             self._owed[notice.entity.id] = owed.union(notice.values or (), notice.deleted)
-            self.deliver_owed(session)  # it subscribed while the change was on its way to the disk
+            self.deliver_owed(listeners[0])  # it subscribed while the change was on its way to the disk
             return
+        unheard: list[str] = []
         if notice.values:
-            session.channel.send_attributes(notice.values)
+            for session in listeners:
+                session.channel.send_attributes(notice.values)
+            unheard += () if listeners else notice.values
         if notice.deleted:
-            session.channel.send_attributes_deleted(notice.deleted)
+            listeners = self._listeners(notice.entity.id)  # who asks takes one answer only
+            for session in listeners:
+                session.channel.send_attributes_deleted(notice.deleted)
+            unheard += () if listeners else notice.deleted
+        if unheard and (owing := self.owe(notice.entity, unheard)):
+            self.pipeline.commit(owing)
 
     def owe(self, entity: EntityId, keys: Sequence[str]) -> list[Change]:
         """Shared attributes change: what to write with them when the device does not listen now."""
         if entity.type != "DEVICE" or self.state.device(entity.id) is None:
             return []
-        session = self._sessions.get(entity.id)
         owed = self._owed_to(entity.id)
-        if (session is not None and session.hears_attributes) or owed.issuperset(keys):
+        if self._listeners(entity.id) or owed.issuperset(keys):
             return []
         owed = self._owed[entity.id] = owed.union(keys)
         return [SaveSetting(f"{OWED}{entity.id}", sorted(owed))]
@@ -271,34 +299,37 @@ class Inlet:
         held = self.state.attributes(session.device.entity_id, AttributeScope.SHARED_SCOPE)
         values = {key: held[key].value for key in sorted(owed) if key in held}
         deleted = [key for key in sorted(owed) if key not in held]
+        left: set[str] = set()
         if values:
             session.channel.send_attributes(values)
-        if deleted:
+        if deleted and session.hears_attributes:
             session.channel.send_attributes_deleted(deleted)
-        self.counters.add("devices.owed_attributes", len(owed))
-        self._owed[device_id] = set()
-        done = self.pipeline.commit([SaveSetting(f"{OWED}{device_id}", None)])
+        elif deleted:  # who asks takes one answer only
+            left.update(deleted)
+        self.counters.add("devices.owed_attributes", len(owed) - len(left))
+        self._owed[device_id] = left
+        done = self.pipeline.commit([SaveSetting(f"{OWED}{device_id}", sorted(left) or None)])
         done.add_done_callback(lambda _: self._owed.pop(device_id, None) if not self._owed.get(device_id) else None)
 
     def move(self, old: UUID, device: Device) -> None:
         """A configured device has another id from now on: its live session goes with it, later ones too."""
         self._moved.pop(device.id, None)
         self._moved[old] = device.id
-        session = self._sessions.pop(old, None)
-        if session is not None:
-            session.become(device)
-            self._sessions[device.id] = session
+        for sessions in (self._sessions, self._visits):
+            session = sessions.pop(old, None)
+            if session is not None:
+                session.become(device)
+                sessions[device.id] = session
 
     def device_changed(self, entity: EntityId, *, credentials_changed: bool) -> None:
         """The device was renamed, moved, given other credentials, or deleted: its session follows or ends."""
-        session = self._sessions.get(entity.id)
         current = self.state.device(entity.id)
         if current is None:
             self._owed.pop(entity.id, None)
-        if session is None:
-            return
-        if current is None or credentials_changed:
-            session.close()
-            session.channel.close("not_authorized")
-        else:
-            session.device = current
+        for session in self._all_of(entity.id):
+            if current is None or credentials_changed:
+                is_visit = self._visits.get(entity.id) is session
+                session.close()
+                session.channel.close("deleted" if is_visit and current is None else "not_authorized")
+            else:
+                session.device = current
