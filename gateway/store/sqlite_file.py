@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import logging
 import os
 import sqlite3
-import time
 from collections.abc import Iterator
 from importlib import resources
 from pathlib import Path
@@ -15,9 +13,9 @@ from typing import Final
 
 from gateway.config import SqliteStore as SqliteConfig
 from gateway.errors import ConfigError, RefusedError, RejectedError, TransientError
+from gateway.store import sqlite_quarantine
+from gateway.store.sqlite_wal import commits_out_of_reach
 from gateway.supervise import Counters
-
-log = logging.getLogger(__name__)
 
 QUICK_CHECK_BYTES: Final = 64 << 20
 """Up to this size the whole file is checked at start (about 0.1 s); a larger one when its pages are read."""
@@ -61,8 +59,7 @@ def translated(path: Path) -> Iterator[None]:
         if code in (-1, sqlite3.SQLITE_TOOBIG, sqlite3.SQLITE_MISMATCH):
             raise RejectedError(f"the database does not take it: {error}") from error
         if code in _DAMAGED:
-            with contextlib.suppress(OSError):
-                _mark(path).touch()
+            sqlite_quarantine.mark(path)
         raise
 
 
@@ -88,24 +85,44 @@ def lock(path: Path) -> int:
 
 
 def open_writer(config: SqliteConfig, path: Path, counters: Counters) -> sqlite3.Connection:
-    """The writing connection, its schema up to date; a damaged file is put aside first.
+    """The writing connection, its schema up to date; a damaged file is put aside first, its rows salvaged.
 
     Raises:
         ConfigError: The file exists and may not be read or written.
+        TransientError: The disk is full, or answers with errors.
     """
     if path.exists() and not (path.is_file() and os.access(path, os.R_OK | os.W_OK)):
         raise ConfigError("store.path", f"{path} must be a file that the gateway may read and write; see its owner")
-    if _mark(path).exists():
-        _put_aside(path, "it was found damaged while running", counters)
     try:
-        return _open(config, path)
-    except sqlite3.DatabaseError as error:
-        if primary_code(error) in _DAMAGED:
-            _put_aside(path, str(error), counters)
+        if sqlite_quarantine.is_marked(path):
+            _heal(config, path, "it was found damaged while running", counters)
+        try:
+            return _open_checked(config, path, counters)
+        except sqlite3.DatabaseError as error:
+            if primary_code(error) not in _DAMAGED:
+                raise
+            _heal(config, path, " ".join(str(error).split()), counters)
             return _open(config, path)
+    except sqlite3.DatabaseError as error:
         if primary_code(error) == sqlite3.SQLITE_CANTOPEN:
             raise ConfigError("store.path", f"{path} cannot be opened: {error}") from error
         raise TransientError(f"{path}: {error}") from error
+    except OSError as error:
+        raise TransientError(f"{path}: {error}") from error
+
+
+def _open_checked(config: SqliteConfig, path: Path, counters: Counters) -> sqlite3.Connection:
+    """As `_open`, after a look at the log that a kill has left: SQLite would leave out what it cannot read."""
+    missed = commits_out_of_reach(path)
+    if missed > 1:
+        raise _damaged(f"{missed} commits in the write-ahead log cannot be read")
+    if missed:
+        sqlite_quarantine.keep_torn_log(path, counters)
+    return _open(config, path)
+
+
+def _heal(config: SqliteConfig, path: Path, why: str, counters: Counters) -> None:
+    sqlite_quarantine.heal(path, why, lambda fresh: _open(config, fresh), counters)
 
 
 def open_reader(path: Path) -> sqlite3.Connection:
@@ -168,17 +185,3 @@ def migrations(dialect: str) -> list[tuple[int, str]]:
     folder = resources.files("gateway.store") / "sql" / dialect
     files = [file for file in folder.iterdir() if file.name.endswith(".sql")]
     return sorted((int(file.name.split("_")[0]), file.read_text("utf-8")) for file in files)
-
-
-def _put_aside(path: Path, why: str, counters: Counters) -> None:
-    suffix = time.strftime(".damaged-%Y%m%dT%H%M%SZ", time.gmtime())
-    for part in ("", "-wal", "-shm"):
-        with contextlib.suppress(FileNotFoundError):
-            Path(f"{path}{part}").rename(f"{path}{suffix}{part}")
-    _mark(path).unlink(missing_ok=True)
-    counters.add("store.quarantined")
-    log.error("store: %s is damaged (%s): kept as %s%s, a new one is started", path, why, path.name, suffix)
-
-
-def _mark(path: Path) -> Path:
-    return Path(f"{path}.damaged")
