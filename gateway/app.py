@@ -110,6 +110,7 @@ class Gateway:
                         link = GrpcLink(config.cloud, downlink, state, clock, counters)
                         uplink = Uplink(config.cloud, store.events, link, committer, clock, counters, state)
                         reconnect = Backoff(config.cloud.reconnect_ms / 1000, config.cloud.reconnect_max_ms / 1000)
+                        inlet.asking.link, inlet.asking.wait_s = link, config.cloud.attribute_wait_s
                         linking = supervise(link.name, link.serve, reconnect, clock, spells=link.spells)
                         tasks.create_task(linking, name=link.name)
                         keep(uplink.name, uplink.serve)

@@ -19,6 +19,7 @@ from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
+    NonNegativeFloat,
     NonNegativeInt,
     PositiveFloat,
     PositiveInt,
@@ -129,6 +130,9 @@ class CloudConfig(Settings):
     keepalive_s: Annotated[float, Field(ge=1.0)] = 30.0
     keepalive_timeout_s: PositiveFloat = 10.0
     answer_timeout_s: PositiveFloat = Field(20.0, description="The link is rebuilt when an answer is older than this.")
+    probe_s: NonNegativeFloat = Field(
+        60.0, description="After so much silence a tiny message asks whether the cloud still hears us; 0: never."
+    )
     sync_timeout_s: PositiveFloat = 120.0
     reconnect_ms: PositiveInt = 3000
     reconnect_max_ms: PositiveInt = 60_000
@@ -141,6 +145,10 @@ class CloudConfig(Settings):
     window: PositiveInt = Field(32, description="Uplink messages in flight.")
     drain: Literal["oldest_first", "live_first"] = Field(
         "oldest_first", description="live_first: after an outage new telemetry overtakes the backlog, which follows."
+    )
+    attribute_wait_s: Annotated[float, Field(ge=0.0, le=4.5)] = Field(
+        3.0,
+        description="Longest wait of a device for shared attributes that only the cloud may know; 0: it is not asked.",
     )
     stats_interval_s: NonNegativeInt = Field(60, description="Report uplinkMsgs… statistics of the EDGE; 0: never.")
     retry_interval_ms: PositiveInt = 3000

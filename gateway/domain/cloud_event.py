@@ -44,7 +44,7 @@ class Lane(IntEnum):
     """Two queues in one table, each with its own `seq_id` and cursor."""
 
     MAIN = 0  #: in order
-    EXPRESS = 1  #: RPC calls and answers: belong to no order and never wait behind a backlog
+    EXPRESS = 1  #: RPC calls and answers, and what a device waits for: in no order, never behind a backlog
 
 
 class EventStatus(StrEnum):
@@ -112,3 +112,20 @@ class ParkedEvent:
     reason: str
     tries: int
     parked_ms: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ParkedChoice:
+    """Which parked events a person means: all that fit everything given here. Nothing given: all."""
+
+    seq_ids: frozenset[int] | None = None
+    reason: str | None = None  #: a part of the reason's text
+    entity_ids: frozenset[UUID] | None = None
+
+    def holds(self, parked: ParkedEvent) -> bool:
+        """True when it fits."""
+        return (
+            (self.seq_ids is None or parked.event.seq_id in self.seq_ids)
+            and (self.reason is None or self.reason in parked.reason)
+            and (self.entity_ids is None or parked.event.entity_id in self.entity_ids)
+        )
