@@ -1,10 +1,11 @@
-"""A full sync of 5,000 downlinks into a real gateway process. Limits: 10 s, and 40 MB more memory.
+"""A full sync of 5,000 downlinks into a real gateway process, and the same once more. Limits: 10 s, 40 MB more memory.
 
-    python bench/full_sync.py [downlinks]
+    python -m bench.full_sync [downlinks] [mixed|devices]
 
-The server sends packs of 50 and the next one when all are acknowledged, as ThingsBoard does. A fifth are
-devices with their profile and credentials, which have to be on the disk before they are acknowledged; the others
-are widgets of 4 kB.
+The server sends packs of 50 and the next one when all are acknowledged, as ThingsBoard does. `devices`: each
+downlink is a device with its profile and credentials, which have to be on the disk before it is acknowledged.
+`mixed`: a fifth of them; the others are widgets of 4 kB. The second time nothing has changed, and (devices) next
+to nothing may be written.
 """
 
 from __future__ import annotations
@@ -29,9 +30,12 @@ PROFILE_ID = UUID("6c7d8e90-4d5e-11ef-8a9b-0c1d2e3f4a5b")
 TENANT = {"entityType": "TENANT", "id": "5b6c7d80-4d5e-11ef-8a9b-0c1d2e3f4a5b"}
 
 
-def downlink(number: int) -> edge_pb2.DownlinkMsg:
+KINDS = {"mixed": 5, "devices": 1}  # one device in so many downlinks
+
+
+def downlink(number: int, every: int = 1) -> edge_pb2.DownlinkMsg:
     msg = edge_pb2.DownlinkMsg(downlinkMsgId=number)
-    if number % 5:
+    if number % every:
         high, low = halves(UUID(int=2 << 76 | 1 << 63 | number))
         entity = orjson.dumps({"name": f"Widget {number}", "descriptor": "x" * 4000}).decode()
         msg.widgetTypeUpdateMsg.add(msgType=0, idMSB=high, idLSB=low, entity=entity)
@@ -62,10 +66,11 @@ def downlink(number: int) -> edge_pb2.DownlinkMsg:
 
 
 class Cloud(edge_pb2_grpc.EdgeRpcServiceServicer):
-    def __init__(self, count: int) -> None:
-        self.count = count
+    def __init__(self, count: int, every: int) -> None:
+        self.count, self.every = count, every
         self.refused: list[str] = []
-        self.took_s: asyncio.Future[float] = asyncio.get_running_loop().create_future()
+        self.took_s: asyncio.Queue[float] = asyncio.Queue()
+        self.again = asyncio.Event()
 
     async def handleMsgs(self, requests, context):
         acks: asyncio.Queue = asyncio.Queue()
@@ -77,19 +82,24 @@ class Cloud(edge_pb2_grpc.EdgeRpcServiceServicer):
                 )
                 await context.write(edge_pb2.ResponseMsg(connectResponseMsg={"configuration": who}))
             elif request.HasField("syncRequestMsg"):
-                tasks.append(asyncio.create_task(self._sync(context, acks)))
+                tasks.append(asyncio.create_task(self._syncs(context, acks)))
             elif request.HasField("downlinkResponseMsg"):
                 acks.put_nowait(request.downlinkResponseMsg)
             elif request.HasField("uplinkMsg"):
                 answer = {"success": True, "uplinkMsgId": request.uplinkMsg.uplinkMsgId}
                 await context.write(edge_pb2.ResponseMsg(uplinkResponseMsg=answer))
 
+    async def _syncs(self, context, acks) -> None:
+        await self._sync(context, acks)
+        await self.again.wait()
+        await self._sync(context, acks)
+
     async def _sync(self, context, acks) -> None:
         started_s = time.perf_counter()
         for first in range(1, self.count + 1, PACK):
             waiting = set(range(first, min(first + PACK, self.count + 1)))
             for number in sorted(waiting):
-                await context.write(edge_pb2.ResponseMsg(downlinkMsg=downlink(number)))
+                await context.write(edge_pb2.ResponseMsg(downlinkMsg=downlink(number, self.every)))
             while waiting:
                 ack = await acks.get()
                 waiting.discard(ack.downlinkMsgId)
@@ -97,31 +107,50 @@ class Cloud(edge_pb2_grpc.EdgeRpcServiceServicer):
                     self.refused.append(ack.errorMsg)
         await context.write(edge_pb2.ResponseMsg(downlinkMsg={"downlinkMsgId": 0, "syncCompletedMsg": {}}))
         await acks.get()
-        self.took_s.set_result(time.perf_counter() - started_s)
+        self.took_s.put_nowait(time.perf_counter() - started_s)
 
 
-async def main() -> None:
-    count = int(sys.argv[1]) if len(sys.argv) > 1 and sys.argv[1].isdigit() else 5000
+async def sync(count: int, kind: str) -> None:
+    """Both syncs of one kind."""
     server = grpc.aio.server()
-    cloud = Cloud(count)
+    cloud = Cloud(count, KINDS[kind])
     edge_pb2_grpc.add_EdgeRpcServiceServicer_to_server(cloud, server)
     port = server.add_insecure_port("127.0.0.1:0")
     with tempfile.TemporaryDirectory() as name:
         async with GatewayProcess(Path(name), port, cloud={"reconnect_ms": 1000}) as gateway:
             before = gateway.process.sample_memory()
             peak = before
+
+            async def wait() -> float:
+                nonlocal peak
+                while cloud.took_s.empty():
+                    await asyncio.sleep(0.1)
+                    gateway.process.check()
+                    peak = max(peak, gateway.process.sample_memory())
+                return cloud.took_s.get_nowait()
+
             await server.start()
-            while not cloud.took_s.done():
-                await asyncio.wait([cloud.took_s], timeout=0.1)
-                gateway.process.check()
-                peak = max(peak, gateway.process.sample_memory())
-            figure(
-                f"a full sync of {count:,} downlinks, the last one acknowledged", cloud.took_s.result(), "s", at_most=10
-            )
+            took_s = await wait()
+            figure(f"a full sync of {count:,} downlinks ({kind}), the last one acknowledged", took_s, "s", at_most=10)
             figure("memory during it, above that of the idle gateway", (peak - before) / 1e6, "MB", at_most=40)
-            devices = len((await gateway.status())["devices"])
-            note(f"{devices:,} devices; {len(cloud.refused)} refused: {cloud.refused[:1]}")
+            status = await gateway.status()
+            note(f"{len(status['devices']):,} devices; {len(cloud.refused)} refused: {cloud.refused[:1]}")
+            while await gateway.pending():
+                await asyncio.sleep(0.1)
+            written = (await gateway.status())["counters"]["committer.units"]
+            cloud.again.set()
+            took_s = await wait()
+            figure("the same again, nothing has changed", took_s, "s", at_most=10)
+            written = (await gateway.status())["counters"]["committer.units"] - written
+            limit = 100 if kind == "devices" else None
+            figure("units of work written by that", written, "", at_most=limit)
         await server.stop(None)
+
+
+async def main() -> None:
+    count = int(sys.argv[1]) if len(sys.argv) > 1 and sys.argv[1].isdigit() else 5000
+    for kind in [argument for argument in sys.argv[1:] if argument in KINDS] or KINDS:
+        await sync(count, kind)
 
 
 if __name__ == "__main__":

@@ -24,7 +24,7 @@ from uuid import UUID
 from pydantic import BaseModel
 
 from gateway.domain.changes import Change, UnitOfWork
-from gateway.domain.cloud_event import EventStatus, Lane, ParkedEvent, StoredEvent
+from gateway.domain.cloud_event import EventStatus, Lane, ParkedChoice, ParkedEvent, StoredEvent
 from gateway.domain.downlink import Downlink
 from gateway.domain.entity import Credentials, Device, DeviceProfile, EdgeIdentity, EntityId, Json
 from gateway.domain.message import Message
@@ -506,6 +506,12 @@ class CloudEvents(Protocol):
         """Newest first."""
         ...
 
+    async def choose_parked(
+        self, lane: Lane, after_seq: int, limit: int, choice: ParkedChoice
+    ) -> Sequence[ParkedEvent]:
+        """Parked events with `seq_id` > `after_seq` that fit, in order, at most `limit`."""
+        ...
+
     async def purge(self, keep: int) -> int:
         """Delete confirmed events beyond the newest `keep` of each lane, in ranges; how many went."""
         ...
@@ -565,7 +571,8 @@ class DownlinkHandler(Protocol):
     """Applies what the cloud asks. Implemented by downlink."""
 
     async def handle(self, downlink: Downlink) -> None:
-        """Returns when everything is durable: then it is acknowledged.
+        """Returns when everything is durable: then it is acknowledged. May be called again before that: the
+        order of the calls is kept between downlinks about the same thing.
 
         Raises:
             RejectedError: Answered with `success=false` and the text; what came before it stays applied.
@@ -586,8 +593,15 @@ class DeviceCommands(Protocol):
         """Another edge id: the old tenant's entities go, our own devices are announced anew."""
         ...
 
-    async def put_device(self, device_id: UUID, json: Mapping[str, Json]) -> None:
-        """Create or replace; the cloud's name wins, the local one stays as an alias."""
+    async def put_device(
+        self, device_id: UUID, json: Mapping[str, Json], credentials: Mapping[str, Json] | None = None
+    ) -> None:
+        """Create or replace; the cloud's name wins, the local one stays as an alias. Nothing is written when
+        nothing changes.
+
+        `credentials` are those that `put_credentials` will be called with next: they are saved with the device
+        when nothing speaks against it, and are left to that call otherwise.
+        """
         ...
 
     async def delete_device(self, device_id: UUID) -> None:

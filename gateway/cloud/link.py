@@ -1,9 +1,9 @@
 """The gRPC stream: carries the conversation of `session`, translated by the codec. The only door to grpc.
 
 One call of `serve` is the life of one connection; `supervise` makes the next. Inside live four tasks: a
-reader (never blocked by what the cloud asks, except when `_INBOX` downlinks wait), an applier (downlinks
-in order, acknowledged when durable), a writer (everything we say, in order, waiting for the transport),
-and a watchman (a sync that does not end, a cloud that is silent).
+reader (never blocked by what the cloud asks, except when `_INBOX` downlinks wait), an applier (it hands over up
+to `_AT_ONCE` downlinks, in order; they are acknowledged in order, when durable), a writer (everything we say,
+in order, waiting for the transport), and a watchman (a sync that does not end, a cloud that is silent).
 """
 
 from __future__ import annotations
@@ -50,6 +50,7 @@ log = logging.getLogger(__name__)
 METHOD: Final = "/edge.EdgeRpcService/handleMsgs"
 _ENVELOPE_BYTES: Final = 4096  # the limit is compared with the message here and with its wrapping there
 _INBOX: Final = 1000  # the cloud sends 50 and waits for their acknowledgement; then the reader waits
+_AT_ONCE: Final = 50  # downlinks that are being applied: so many share a commit
 _WATCH_S: Final = 0.5
 _CERTIFICATES_S: Final = 86_400.0  # between two looks at them
 _EVICTIONS: Final = 3  # so many short sessions in a row, each completed by the cloud, are no accident
@@ -327,17 +328,32 @@ class GrpcLink:
                 return  # the reader learns of the end as well, with its reason
 
     async def _apply_all(self) -> None:
+        """Acknowledgements stay in order, whoever is done first; a bug in one of them ends the connection."""
+        applying: asyncio.Queue[tuple[DownlinkReceived, asyncio.Task[str]]] = asyncio.Queue(_AT_ONCE - 1)
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._acknowledge_all(applying), name="cloud.acknowledge")
+            while True:
+                event = await self._inbox.get()
+                if isinstance(event, EdgeChanged):
+                    await applying.join()
+                    self._identity_name = event.identity.name
+                    await self._handler.connected(event.identity)
+                    continue
+                task = tasks.create_task(self._applied(event), name="cloud.downlink")
+                await applying.put((event, task))
+
+    async def _applied(self, event: DownlinkReceived) -> str:
+        """Why it could not be applied; empty when it is durable."""
+        try:
+            await self._handler.handle(event.downlink)
+        except RejectedError as refusal:
+            return f"{refusal}; {event.broken}" if event.broken else str(refusal)
+        return event.broken
+
+    async def _acknowledge_all(self, applying: asyncio.Queue[tuple[DownlinkReceived, asyncio.Task[str]]]) -> None:
         while True:
-            event = await self._inbox.get()
-            if isinstance(event, EdgeChanged):
-                self._identity_name = event.identity.name
-                await self._handler.connected(event.identity)
-                continue
-            error = event.broken
-            try:
-                await self._handler.handle(event.downlink)
-            except RejectedError as refusal:
-                error = f"{refusal}; {error}" if error else str(refusal)
+            event, task = await applying.get()
+            error = await task
             self._counters.add("cloud.downlinks")
             if error:
                 self._counters.add("cloud.downlinks_rejected")
@@ -347,6 +363,7 @@ class GrpcLink:
             self._post(encode_ack(event.downlink.id, error), is_urgent=True)
             if any(isinstance(command, SyncCompleted) for command in event.downlink.commands):
                 self._synced()
+            applying.task_done()
 
     def _synced(self) -> None:
         self._on(SyncApplied())

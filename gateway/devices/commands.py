@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from uuid import UUID
 
@@ -44,6 +46,7 @@ class Commands:
     def __init__(self, state: State, pipeline: Pipeline, inlet: Inlet, rpc: RpcDesk, clock: Clock) -> None:
         self._state, self._pipeline, self._inlet, self._rpc, self._clock = state, pipeline, inlet, rpc, clock
         self._counters = inlet.counters
+        self._marking = asyncio.Lock()  # who changes a setting that has a line for each device
         self._announced: set[UUID] = set()  # adopted: their credentials here win over the cloud's once
 
     async def change_identity(self, identity: EdgeIdentity) -> None:
@@ -53,30 +56,58 @@ class Commands:
         for entity in before:
             self._inlet.device_changed(entity, credentials_changed=False)
 
-    async def put_device(self, device_id: UUID, json: Mapping[str, Json]) -> None:
-        """Create or replace; the cloud's name wins, a local name stays as an alias."""
+    async def put_device(
+        self, device_id: UUID, json: Mapping[str, Json], credentials: Mapping[str, Json] | None = None
+    ) -> None:
+        """Create or replace; the cloud's name wins, a local name stays as an alias. See the port for `credentials`."""
+        if self._state.device(device_id) is None and self._has_marks(device_id, _text(json, "name")):
+            async with self._marking:
+                await self._put_device(device_id, json, credentials)
+        else:
+            await self._put_device(device_id, json, credentials)
+
+    def _has_marks(self, device_id: UUID, name: str) -> bool:
+        """Is it one of ours that the cloud took away, or has one of its name?"""
+        removed = self._removed()
+        is_back = name in removed or any(mark["id"] == str(device_id) for mark in removed.values())
+        return is_back or self._unannounced(name) is not None
+
+    async def _put_device(
+        self, device_id: UUID, json: Mapping[str, Json], credentials: Mapping[str, Json] | None
+    ) -> None:
         known = self._state.device(device_id)
         removed = self._removed()
         rival = self._unannounced(_text(json, "name")) if known is None else None
         name = next((one for one, mark in removed.items() if mark["id"] == str(device_id)), _text(json, "name"))
         is_back = known is None and name in removed
-        profile_id = _id_in(json, "deviceProfileId")
+        type_, profile_id = str(json.get("type") or "default"), _id_in(json, "deviceProfileId")
+        profile = self._state.profile(profile_id) if profile_id else self._state.profile_named(type_)
+        if profile is not None:
+            type_, profile_id = profile.name, profile.id
         additional = json.get("additionalInfo")
+        now_ms = known.created_ms if known else self._clock.now_ms()
+        kept = known.credentials if known else rival.credentials if rival else None
+        fresh = kept
+        if rival is None and device_id not in self._announced and credentials is not None:
+            with suppress(RejectedError):  # of the call to come
+                fresh = _credentials(credentials)
         device = Device(
             id=device_id,
             name=_text(json, "name"),
-            type=str(json.get("type") or "default"),
+            type=type_,
             profile_id=profile_id,
             label=label if isinstance(label := json.get("label"), str) else None,
-            created_ms=created if type(created := json.get("createdTime")) is int else self._clock.now_ms(),
+            created_ms=created if type(created := json.get("createdTime")) is int else now_ms,
             local_name=known.local_name if known else rival.local_name if rival else name if is_back else None,
             is_gateway=isinstance(additional, dict) and additional.get("gateway") is True,
             origin=known.origin if known else Origin.CLOUD,
-            credentials=known.credentials if known else rival.credentials if rival else None,
+            credentials=fresh,
             json=json,
         )
         if rival is not None:
             await self._adopt(rival, device)
+            return
+        if device == known:
             return
         changes: list[Change] = [SaveDevice(device)]
         if is_back:
@@ -88,7 +119,7 @@ class Commands:
                 self._event("DEVICE", Action.RELATION_REQUEST, device_id),
             ]
         await self._pipeline.commit(changes)
-        self._inlet.device_changed(device.entity_id, credentials_changed=False)
+        self._inlet.device_changed(device.entity_id, credentials_changed=kept is not None and fresh != kept)
 
     async def _adopt(self, rival: Device, device: Device) -> None:
         """The cloud's device takes the place of ours of the same name, which the cloud has never heard of.
@@ -155,11 +186,7 @@ class Commands:
         device = self._state.device(device_id)
         if device is None:
             return
-        credentials = Credentials(
-            type=_text(json, "credentialsType"),
-            credentials_id=_text(json, "credentialsId"),
-            value=None if json.get("credentialsValue") is None else _text(json, "credentialsValue"),
-        )
+        credentials = _credentials(json)
         is_ours = device_id in self._announced
         self._announced.discard(device_id)
         if credentials == device.credentials or is_ours:
@@ -183,6 +210,8 @@ class Commands:
         rival = self._state.profile_named(name)
         if rival is not None and rival.id != profile_id:
             changes.append(DeleteProfile(rival.id))
+        if not changes and profile == self._state.profile(profile_id):
+            return  # its devices have it since they came
         changes.append(SaveProfile(profile))
         changes += [
             SaveDevice(with_profile(device, profile))
@@ -293,6 +322,14 @@ class Commands:
 def _same(one: Value, other: Value) -> bool:
     """Equal, and of one type: true is not 1."""
     return type(one) is type(other) and one == other
+
+
+def _credentials(json: Mapping[str, Json]) -> Credentials:
+    return Credentials(
+        type=_text(json, "credentialsType"),
+        credentials_id=_text(json, "credentialsId"),
+        value=None if json.get("credentialsValue") is None else _text(json, "credentialsValue"),
+    )
 
 
 def _text(json: Mapping[str, Json], key: str) -> str:

@@ -35,6 +35,7 @@ from gateway.domain.downlink import (
 from gateway.domain.entity import EdgeIdentity, Json
 from gateway.domain.message import Message, MessageType
 from gateway.downlink.keeping import Full, keep, needs_id, needs_json
+from gateway.downlink.turns import Turns
 from gateway.errors import RejectedError
 from gateway.ports import Clock, DeviceCommands, Receipt, RuleChains, StateReader
 from gateway.supervise import Counters
@@ -58,6 +59,7 @@ class Dispatcher:
     ) -> None:
         self._devices, self._chains, self._commit, self._state = devices, chains, commit, state
         self._clock, self._counters = clock, counters
+        self._turns = Turns(state)
         self._full: set[str] = set()  # kinds of which there are too many: said once
 
     async def connected(self, identity: EdgeIdentity) -> bool:
@@ -85,14 +87,20 @@ class Dispatcher:
     async def handle(self, downlink: Downlink) -> None:
         """Apply the commands in order; one that is rejected does not keep its neighbours from it.
 
+        May be called again before it returns: see `turns`.
+
         Raises:
             RejectedError: Names what could not be applied, after all the rest was.
         """
+        async with self._turns.turn(downlink):
+            await self._handle(downlink)
+
+    async def _handle(self, downlink: Downlink) -> None:
         self._counters.add("downlink.messages")
         rejected: list[str] = []
         for command in downlink.commands:
             try:
-                await self._apply(command)
+                await self._apply(command, downlink)
             except RejectedError as error:
                 rejected.append(str(error))
             except _BUGS as error:
@@ -112,7 +120,7 @@ class Dispatcher:
         log.error("downlink: a bug of the gateway: %s", text)
         return text
 
-    async def _apply(self, command: Command) -> None:
+    async def _apply(self, command: Command, downlink: Downlink) -> None:
         match command:
             case SyncCompleted():
                 await self._sync_completed()
@@ -153,7 +161,7 @@ class Dispatcher:
             case CredentialsUpdated(device_id, json):
                 await self._devices.put_credentials(device_id, json)
             case EntityUpdated():
-                await self._entity(command)
+                await self._entity(command, downlink)
             case Ignored(name):
                 self._counters.add("downlink.ignored")
                 log.debug("downlink: %s is acknowledged and not kept", name)
@@ -166,7 +174,7 @@ class Dispatcher:
             if identity is not None:
                 await self._devices.append_event("TENANT", Action.ATTRIBUTES_REQUEST, identity.tenant_id)
 
-    async def _entity(self, update: EntityUpdated) -> None:
+    async def _entity(self, update: EntityUpdated, downlink: Downlink) -> None:
         is_deleted = update.kind is UpdateKind.DELETED
         match update.type:
             case "DEVICE":
@@ -174,7 +182,7 @@ class Dispatcher:
                 if is_deleted:
                     await self._devices.delete_device(device_id)
                 else:
-                    await self._devices.put_device(device_id, needs_json(update))
+                    await self._devices.put_device(device_id, needs_json(update), _credentials(downlink, device_id))
             case "DEVICE_PROFILE":
                 profile_id = needs_id(update)
                 if is_deleted:
@@ -245,6 +253,14 @@ class Dispatcher:
 
     async def _keep(self, *changes: Change) -> None:
         await self._commit(changes)
+
+
+def _credentials(downlink: Downlink, device_id: UUID) -> Mapping[str, Json] | None:
+    """Those that come in the same message, so that a device and its credentials are one unit of work."""
+    for command in downlink.commands:
+        if isinstance(command, CredentialsUpdated) and command.device_id == device_id:
+            return command.json
+    return None
 
 
 def _chain_id(json: Mapping[str, Json]) -> UUID:

@@ -76,7 +76,8 @@ def _plain(update: EntityUpdated, state: StateReader) -> list[Change]:
     if update.kind is UpdateKind.DELETED:
         return [DeleteEntity(update.type, str(id_)), *gone(EntityId(update.type, id_), state)]
     _check_room(update.type, str(id_), state)
-    return [SaveEntity(update.type, str(id_), needs_json(update))]
+    json = needs_json(update)
+    return [] if state.entity_json(update.type, str(id_)) == json else [SaveEntity(update.type, str(id_), json)]
 
 
 def _customer(update: EntityUpdated, state: StateReader) -> list[Change]:
@@ -119,7 +120,7 @@ def _relation(update: EntityUpdated, state: StateReader) -> list[Change]:
     if not all(end is not None and is_known(end, state) for end in ends):
         return []
     _check_room("RELATION", key, state)
-    return [SaveEntity("RELATION", key, json)]
+    return [] if state.entity_json("RELATION", key) == json else [SaveEntity("RELATION", key, json)]
 
 
 def _alarm(update: EntityUpdated, state: StateReader) -> list[Change]:

@@ -317,6 +317,39 @@ async def test_a_downlink_is_acknowledged_when_it_is_durable():
             assert isinstance(handler.downlinks[1].commands[0], EntityUpdated)
 
 
+async def test_many_are_applied_at_once_and_acknowledged_in_order():
+    async def conduct(peer):
+        await peer.accept()
+        await peer.read()
+        for number in range(1, 81):
+            await peer.write(downlinkMsg={"downlinkMsgId": number})
+        await peer.write(downlinkMsg={"downlinkMsgId": 81, "syncCompletedMsg": {}})
+        while True:
+            await peer.read()
+
+    class Unequal(Handler):
+        async def handle(self, downlink):
+            self.begun += 1
+            if downlink.id == 1:
+                await self.gate.wait()
+            self.downlinks.append(downlink)
+
+    handler = Unequal()
+    handler.gate.clear()
+    async with serving(conduct) as (server, port):
+        link = make(port, handler)
+        async with running(link):
+            await until(lambda: handler.begun >= 50 and len(handler.downlinks) == handler.begun - 1)
+            assert handler.begun < 60  # the others wait: memory is bounded
+            assert len(server.peers[0].requests) == 2
+            assert not link.is_ready
+            handler.gate.set()
+            await asyncio.wait_for(link.wait_ready(), 5)
+            await until(lambda: len(server.peers[0].requests) == 2 + 81)
+            acks = [request.downlinkResponseMsg for request in server.peers[0].requests[2:]]
+            assert [ack.downlinkMsgId for ack in acks] == [*range(1, 82)]
+
+
 async def test_answers_are_read_while_a_downlink_waits_for_the_disk():
     async def conduct(peer):
         await ready(peer)
