@@ -1,9 +1,10 @@
 """A million events wait while the cloud is away: how fast they go up, and what does not wait for them.
 
-    python -m bench.million [events] [rtt_ms …]
+    python -m bench.million [drain|rpc|live …] [events] [rtt_ms …]
 
-The real gateway process and the simulated cloud in another; 20 devices, MQTT QoS 1. Beside the goals stands the
-vendor's own strategy on the same simulator, with few events where a round trip makes it slow.
+The real gateway process and the simulated cloud in another; 20 devices. The queue is filled through the store's own
+commit (`bench.ingest` measures the way in). Beside the goals stands the vendor's own strategy on the same simulator,
+with few events where a round trip makes it slow.
 """
 
 from __future__ import annotations
@@ -22,7 +23,8 @@ import paho.mqtt.client as mqtt
 from paho.mqtt.enums import CallbackAPIVersion
 
 from bench import vendor_strategy
-from bench.drain import DEVICES, fill
+from bench.drain import DEVICES
+from bench.filled import fill
 from bench.report import figure, note
 from tests.e2e.parts import CloudProcess, GatewayProcess, until
 
@@ -30,7 +32,7 @@ EVENTS = 1_000_000
 GOALS = {0.0: 40_000.0, 50.0: 20_000.0, 200.0: 8_000.0}
 RPC_ADDED_MS = 50.0
 LIVE_AGE_S = 3.0
-FILL_SLICE = 100_000  # events a load process sends before the next one starts
+MEMORY_MB = 150.0
 
 
 @contextlib.asynccontextmanager
@@ -44,16 +46,13 @@ async def backlog(
         folder = Path(name)
         cloud = CloudProcess(folder, rtt_ms=rtt_ms)
         async with GatewayProcess(folder, cloud.grpc_port, devices=devices, cloud=cloud_section) as gateway:
-            left = events
-            while left > 0:
-                await fill(gateway.port, min(left, FILL_SLICE))
-                left -= FILL_SLICE
+            await fill(gateway, events, DEVICES)
             yield gateway, cloud
 
 
 async def drain(events: int, rtt_ms: float) -> None:
     """Events a second from the first one that arrives to the last."""
-    async with backlog(events, rtt_ms) as (_, cloud), cloud:
+    async with backlog(events, rtt_ms) as (gateway, cloud), cloud:
         started_s, base, state = 0.0, 0, await cloud.state()
         while state["events_received"] < events:
             await asyncio.sleep(0.05)
@@ -62,11 +61,18 @@ async def drain(events: int, rtt_ms: float) -> None:
                 started_s, base = time.monotonic(), state["events_received"]
         rate = (events - base) / (time.monotonic() - started_s)
         figure(f"drain of {events:,} queued events, RTT {rtt_ms:g} ms", rate, "events/s", at_least=GOALS.get(rtt_ms))
+        figure("the gateway's highest memory (RSS)", peak_mb(gateway.process.pid), "MB", at_most=MEMORY_MB)
         note(f"duplicates {state['duplicates']}, out of order {state['out_of_order']}, missing {state['missing']}")
     few = min(events, 2_000) if rtt_ms else min(events, 20_000)
     theirs = await vendor_strategy.measure(few, rtt_ms)
     figure(f"vendor's strategy: {few:,} events, RTT {rtt_ms:g} ms", theirs, "events/s")
     note(f"ours is {rate / theirs:,.1f} times as fast")
+
+
+def peak_mb(pid: int) -> float:
+    """The highest resident size that the process ever had."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    return int(status.partition("VmHWM:")[2].split()[0]) / 1024
 
 
 class Callee:
@@ -163,14 +169,28 @@ async def live(events: int, rtt_ms: float = 200.0) -> None:
     note(f"{waiting:,} of {events:,} events still waited when it arrived")
 
 
-async def main(events: int = EVENTS, rtts_ms: tuple[float, ...] = tuple(GOALS)) -> None:
+PARTS = ("drain", "rpc", "live")
+
+
+async def main(parts: tuple[str, ...] = PARTS, events: int = EVENTS, rtts_ms: tuple[float, ...] | None = None) -> None:
     """Every figure with its goal."""
-    for rtt_ms in rtts_ms:
-        await drain(events, rtt_ms)
-    await rpc(events)
-    await live(events)
+    if "drain" in parts:
+        for rtt_ms in rtts_ms or tuple(GOALS):
+            await drain(events, rtt_ms)
+    if "rpc" in parts:
+        for rtt_ms in rtts_ms or (50.0,):
+            await rpc(events, rtt_ms)
+    if "live" in parts:
+        for rtt_ms in rtts_ms or (200.0,):
+            await live(events, rtt_ms)
 
 
 if __name__ == "__main__":
-    count = int(sys.argv[1]) if len(sys.argv) > 1 else EVENTS
-    asyncio.run(main(count, tuple(float(text) for text in sys.argv[2:]) or tuple(GOALS)))
+    numbers = [argument for argument in sys.argv[1:] if argument not in PARTS]
+    asyncio.run(
+        main(
+            tuple(argument for argument in sys.argv[1:] if argument in PARTS) or PARTS,
+            int(numbers[0]) if numbers else EVENTS,
+            tuple(float(number) for number in numbers[1:]) or None,
+        )
+    )
