@@ -138,6 +138,31 @@ class ParkEvent:
     parked_ms: int
 
 
+@dataclass(slots=True)
+class ParkPending:
+    """Everything of this lane that waits, up to `up_to_seq` and to the last event in front of this change, is moved
+    to the parked ones, unsent, and the cursor with it. What is parked already keeps its reason.
+
+    The work of the transaction grows with the number of events: who has many gives them in portions.
+    """
+
+    lane: Lane
+    up_to_seq: int
+    reason: str
+    parked_ms: int
+
+
+@dataclass(slots=True)
+class DropParked:
+    """A person has decided on a parked event: it goes. To send it again, its `AppendEvent` is in the same unit.
+
+    Unknown is no error, so that a second time changes nothing.
+    """
+
+    lane: Lane
+    seq_id: int
+
+
 Change = (
     SaveTelemetry
     | SaveAttributes
@@ -153,5 +178,7 @@ Change = (
     | AppendEvent
     | MoveCursor
     | ParkEvent
+    | ParkPending
+    | DropParked
 )
 UnitOfWork = Sequence[Change]

@@ -14,8 +14,10 @@ from gateway.domain.changes import (
     DeleteDevice,
     DeleteEntity,
     DeleteProfile,
+    DropParked,
     MoveCursor,
     ParkEvent,
+    ParkPending,
     SaveAttributes,
     SaveDevice,
     SaveEntity,
@@ -25,7 +27,7 @@ from gateway.domain.changes import (
     SaveTelemetry,
     UnitOfWork,
 )
-from gateway.domain.cloud_event import EventStatus, Lane, ParkedEvent, StoredEvent
+from gateway.domain.cloud_event import EventStatus, Lane, ParkedChoice, ParkedEvent, StoredEvent
 from gateway.domain.downlink import DOCUMENT_TYPES
 from gateway.domain.entity import Device, DeviceProfile, EntityId, Json
 from gateway.domain.rpc import RpcState
@@ -142,6 +144,10 @@ class MemoryStore:
                 parked = ParkedEvent(event=event, reason=reason, tries=tries, parked_ms=parked_ms)
                 self.queue.parked_events[event.lane, event.seq_id] = parked
                 positions.parked = len(self.queue.parked_events)
+            case ParkPending():
+                self.queue.park_pending(change, positions)
+            case DropParked(lane, seq_id):
+                self.queue.drop_parked(lane, seq_id, positions)
 
     def _forget(self, entity: EntityId) -> None:
         self.devices.pop(entity.id, None)
@@ -176,6 +182,29 @@ class MemoryEvents:
                 body=event.body,
             )
         )
+
+    def park_pending(self, change: ParkPending, positions: Positions) -> None:
+        """A range of pending events is moved; what is parked already keeps its reason."""
+        lane, low, high = change.lane, positions.cursor[change.lane], min(change.up_to_seq, positions.last[change.lane])
+        if high <= low:
+            return
+        kept = self._events[lane]
+        start, end = (bisect.bisect_right(kept, seq_id, key=_seq_id) for seq_id in (low, high))
+        for event in kept[start:end]:
+            parked = ParkedEvent(event=event, reason=change.reason, tries=0, parked_ms=change.parked_ms)
+            self.parked_events.setdefault((lane, event.seq_id), parked)
+        del kept[start:end]
+        positions.cursor[lane] = high
+        if positions.first[lane] == low + 1:
+            positions.first[lane] = high + 1
+        positions.parked = len(self.parked_events)
+
+    def drop_parked(self, lane: Lane, seq_id: int, positions: Positions) -> None:
+        """With its confirmed copy."""
+        self.parked_events.pop((lane, seq_id), None)
+        if seq_id <= positions.cursor[lane]:
+            self._events[lane] = [event for event in self._events[lane] if event.seq_id != seq_id]
+        positions.parked = len(self.parked_events)
 
     async def peek(self, lane: Lane, after_seq: int, limit: int) -> Sequence[StoredEvent]:
         """Nothing is removed."""
@@ -224,6 +253,14 @@ class MemoryEvents:
         """Newest first."""
         by_time = sorted(self.parked_events.values(), key=lambda one: (one.parked_ms, one.event.seq_id), reverse=True)
         return by_time[:limit]
+
+    async def choose_parked(
+        self, lane: Lane, after_seq: int, limit: int, choice: ParkedChoice
+    ) -> Sequence[ParkedEvent]:
+        """Oldest number first."""
+        found = sorted(self.parked_events.items(), key=lambda pair: pair[0])
+        chosen = [one for place, one in found if place[0] == lane and place[1] > after_seq and choice.holds(one)]
+        return chosen[:limit]
 
     async def purge(self, keep: int) -> int:
         """Confirmed events beyond the newest `keep` of each lane."""

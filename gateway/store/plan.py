@@ -20,8 +20,10 @@ from gateway.domain.changes import (
     DeleteDevice,
     DeleteEntity,
     DeleteProfile,
+    DropParked,
     MoveCursor,
     ParkEvent,
+    ParkPending,
     SaveAttributes,
     SaveDevice,
     SaveEntity,
@@ -75,8 +77,21 @@ class Owner:
                 self.tenant = self.edge = None
 
 
+@dataclass(frozen=True, slots=True)
+class Parking:
+    """Events of one lane, `low` < seq_id ≤ `high`, that are moved to the parked ones."""
+
+    lane: int
+    low: int
+    high: int
+    reason: str
+    parked_ms: int
+
+
 class Plan:
-    """What one transaction writes. Order: `wiped`, deletions, insertions.
+    """What one transaction writes.
+
+    Order: `wiped`, deletions, `replaced`, insertions, `parkings`, `dropped`, `forgotten`.
 
     Raises (by `add`):
         RejectedError: A unit that can never be written.
@@ -94,7 +109,11 @@ class Plan:
         self.series_count = series.count
         self.refused_series = 0
         self.moved = False
-        self.parks = False
+        self.other_rows = 0  # of events, not in `events`: more or fewer, known when they are written
+        self.replaced: dict[Row, None] = {}  # lane and seq_id of parked events that go, or come anew
+        self.parkings: list[Parking] = []
+        self.dropped: dict[Row, None] = {}  # of events that a parking of this plan parks, and that go at once
+        self.forgotten: dict[Row, None] = {}  # of events whose confirmed copy goes with the parked one
         self.is_bulk = False
         self.size_bytes = 0
 
@@ -137,10 +156,10 @@ class Plan:
             yield tables.CURSOR, [(lane, seq_id) for lane, seq_id in enumerate(self.positions.cursor)]
 
     def deletions(self) -> Iterable[tuple[Table, Row]]:
-        """Rows of keyed tables that go, by key."""
+        """Rows of keyed tables that go, by key; parked events are in `replaced`, because they are counted."""
         for table, kept in self.keyed.items():
             for key, row in kept.items():
-                if row is None:
+                if row is None and table is not tables.PARKED:
                     yield table, key
 
     def follow(self) -> None:
@@ -260,8 +279,19 @@ class Plan:
                 if reached > self.positions.cursor[lane]:
                     self.positions.cursor[lane] = reached
                     self.moved = True
+            case ParkPending(lane, up_to_seq, reason, parked_ms):
+                low, high = self.positions.cursor[lane], min(up_to_seq, self.positions.last[lane])
+                if high > low:
+                    self.parkings.append(Parking(int(lane), low, high, text(reason), parked_ms))
+                    self.positions.cursor[lane] = high
+                    if self.positions.first[lane] == low + 1:
+                        self.positions.first[lane] = high + 1
+                    self.moved = True
+            case DropParked(lane, seq_id):
+                self._drop_parked(int(lane), seq_id)
             case ParkEvent(event, reason, tries, parked_ms):
-                self.parks = True
+                self.replaced[int(event.lane), event.seq_id] = None
+                self.dropped.pop((int(event.lane), event.seq_id), None)
                 body = body_text(event.body)
                 parked = (
                     int(event.lane),
@@ -279,6 +309,15 @@ class Plan:
                 self._put(tables.PARKED, parked)
             case _:
                 raise RejectedError(f"{type(change).__name__} is no change")
+
+    def _drop_parked(self, lane: int, seq_id: int) -> None:
+        place = (lane, seq_id)
+        self._drop(tables.PARKED, *place)
+        self.replaced[place] = None
+        if seq_id <= self.positions.cursor[lane]:
+            self.forgotten[place] = None
+        if any(one.lane == lane and one.low < seq_id <= one.high for one in self.parkings):
+            self.dropped[place] = None
 
     def _row(self, columns: Row) -> Row:
         uuid, text = self.dialect.uuid, self.dialect.text

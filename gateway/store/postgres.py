@@ -29,7 +29,7 @@ from gateway.store.postgres_room import PostgresRoom
 from gateway.store.postgres_text import decode_columns, encode_columns, escape, unescape
 from gateway.store.series import Series
 from gateway.store.sqlite_file import migrations
-from gateway.store.tables import DOCUMENTS, Table, delete_sql, insert_sql
+from gateway.store.tables import DOCUMENTS, Table, delete_sql, forget_sql, insert_sql, park_sql, parked_away_sql
 from gateway.store.values import decode_json, device_of, profile_of, uuid_or_none
 from gateway.supervise import Counters
 
@@ -323,14 +323,31 @@ class PostgresStore:
                     await cursor.execute(statement, (str(entity.type), entity.id))
             for table, key in plan.deletions():
                 await cursor.execute(delete_sql(table, "%s"), key)
+            await self._unpark(cursor, plan, plan.replaced)
             for table, rows in plan.rows():
                 if table is POSTGRES.history and len(rows) > 1:
                     rows = list({row[:3]: row for row in rows}.values())
                 await self._insert(cursor, table, rows)
-            if plan.parks:
-                await cursor.execute("SELECT count(*) FROM cloud_event_parked")
-                row = await cursor.fetchone()
-                plan.positions.parked = row[0] if row else 0
+                if table is tables.PARKED:
+                    plan.positions.parked += len(rows)
+                    plan.other_rows += len(rows)
+            for one in plan.parkings:
+                span = (one.lane, one.low, one.high)
+                await cursor.execute(park_sql("%s"), (one.reason, one.parked_ms, *span))
+                plan.positions.parked += cursor.rowcount
+                await cursor.execute(parked_away_sql("%s"), span)
+            await self._unpark(cursor, plan, plan.dropped)
+            for place in plan.forgotten:
+                await cursor.execute(forget_sql("%s"), place)
+                plan.other_rows -= cursor.rowcount
+
+    async def _unpark(
+        self, cursor: psycopg.AsyncCursor[tuple[Any, ...]], plan: Plan, places: Mapping[tuple[Any, ...], None]
+    ) -> None:
+        for place in places:
+            await cursor.execute(delete_sql(tables.PARKED, "%s"), place)
+            plan.positions.parked -= cursor.rowcount
+            plan.other_rows -= cursor.rowcount
 
     async def _insert(
         self, cursor: psycopg.AsyncCursor[tuple[Any, ...]], table: Table, rows: Sequence[tuple[Any, ...]]

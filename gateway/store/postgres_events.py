@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Final, Protocol
 
-from gateway.domain.cloud_event import EventStatus, Lane, ParkedEvent, StoredEvent
+from gateway.domain.cloud_event import EventStatus, Lane, ParkedChoice, ParkedEvent, StoredEvent
 from gateway.ports import QueueDepth
 from gateway.store.lanes import Lanes
-from gateway.store.postgres_text import unescape
+from gateway.store.postgres_text import escape, unescape
+from gateway.store.tables import chosen
 
 PEEK_BYTES: Final = 8 << 20
 """Bodies of one peek, all together; at least one event is given whatever its size."""
@@ -27,6 +28,7 @@ LEFT JOIN cloud_event_parked p ON p.lane = e.lane AND p.seq_id = e.seq_id
 WHERE e.lane = %s AND e.seq_id >= %s AND e.seq_id <= %s AND (%s OR p.seq_id IS NULL)
 ORDER BY e.seq_id DESC LIMIT %s
 """
+_PARKED: Final = f"SELECT {_COLUMNS}, e.reason, e.tries, e.parked_time FROM cloud_event_parked e"
 _OLDEST: Final = "SELECT created_time FROM cloud_event WHERE lane = %s AND seq_id > %s ORDER BY seq_id LIMIT 1"
 
 
@@ -101,6 +103,15 @@ class PostgresEvents:
         """Newest first."""
         return await self._parked(limit, None)
 
+    async def choose_parked(
+        self, lane: Lane, after_seq: int, limit: int, choice: ParkedChoice
+    ) -> Sequence[ParkedEvent]:
+        """Oldest number first."""
+        where, values = chosen(choice, "%s", lambda id_: id_, "strpos(e.reason, %s) > 0", escape)
+        statement = f"{_PARKED} WHERE e.lane = %s AND e.seq_id > %s{where} ORDER BY e.seq_id LIMIT %s"
+        rows = await self._store.fetch(statement, (int(lane), after_seq, *values, limit))
+        return [_parked_event(row) for row in rows]
+
     async def purge(self, keep: int) -> int:
         """In ranges, so that commits go in between."""
         total = 0
@@ -112,13 +123,14 @@ class PostgresEvents:
 
     async def _parked(self, limit: int, before_seq: int | None) -> list[ParkedEvent]:
         rows = await self._store.fetch(
-            f"SELECT {_COLUMNS}, e.reason, e.tries, e.parked_time FROM cloud_event_parked e WHERE e.seq_id < %s"
-            " ORDER BY e.parked_time DESC, e.seq_id DESC LIMIT %s",
+            f"{_PARKED} WHERE e.seq_id < %s ORDER BY e.parked_time DESC, e.seq_id DESC LIMIT %s",
             ((1 << 62) if before_seq is None else before_seq, limit),
         )
-        return [
-            ParkedEvent(event=_event(row), reason=unescape(row[8]), tries=row[9], parked_ms=row[10]) for row in rows
-        ]
+        return [_parked_event(row) for row in rows]
+
+
+def _parked_event(row: tuple[Any, ...]) -> ParkedEvent:
+    return ParkedEvent(event=_event(row), reason=unescape(row[8]), tries=row[9], parked_ms=row[10])
 
 
 def _event(row: tuple[Any, ...]) -> StoredEvent:

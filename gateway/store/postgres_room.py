@@ -43,9 +43,9 @@ class PostgresRoom:
         return int(events) + max(0, self._history_rows) * HISTORY_BYTES
 
     def written(self, plan: Plan) -> None:
-        """A plan is committed."""
+        """A plan is committed. A parked event counts as one in the queue."""
         self._history_rows += len(plan.history)
-        self._event_rows += len(plan.events)
+        self._event_rows += len(plan.events) + plan.other_rows
         if plan.events:
             mean = sum(len(row[9] or "") for row in plan.events) / len(plan.events)
             weight = min(0.5, len(plan.events) / 5_000)
@@ -53,7 +53,8 @@ class PostgresRoom:
 
     async def count(self, connection: Connection) -> None:
         """Once for each connection: dropped events leave gaps, so positions do not tell how many there are."""
-        (self._event_rows,) = await _one(connection, "SELECT count(*) FROM cloud_event")
+        statement = "SELECT (SELECT count(*) FROM cloud_event) + (SELECT count(*) FROM cloud_event_parked)"
+        (self._event_rows,) = await _one(connection, statement)
         await self.measure(connection)
 
     async def measure(self, connection: Connection) -> None:

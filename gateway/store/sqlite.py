@@ -29,7 +29,16 @@ from gateway.store.plan import SLOT_MS, SQLITE, Owner, Plan, identity_of
 from gateway.store.series import Series
 from gateway.store.sqlite_events import SqliteEvents
 from gateway.store.sqlite_room import SqliteRoom
-from gateway.store.tables import DOCUMENTS, Table, delete_sql, insert_sql, padded_insert_sql
+from gateway.store.tables import (
+    DOCUMENTS,
+    Table,
+    delete_sql,
+    forget_sql,
+    insert_sql,
+    padded_insert_sql,
+    park_sql,
+    parked_away_sql,
+)
 from gateway.store.values import decode_json, decode_value, device_of, profile_of
 from gateway.store.worker import Worker
 from gateway.supervise import Counters
@@ -174,16 +183,31 @@ class SqliteStore:
                     write(statement, (str(entity.type), entity.id.bytes))
             for table, key in plan.deletions():
                 write(delete_sql(table, "?"), key)
+            for place in plan.replaced:
+                plan.positions.parked -= write(delete_sql(tables.PARKED, "?"), place).rowcount
             for table, rows in plan.rows():
                 self._insert(table, rows)
-            if plan.parks:
-                (plan.positions.parked,) = write("SELECT count(*) FROM cloud_event_parked").fetchone()
+                if table is tables.PARKED:
+                    plan.positions.parked += len(rows)
+            self._park(plan)
             write("COMMIT")
         except BaseException:
             if self._write.in_transaction:
                 with contextlib.suppress(sqlite3.Error):
                     write("ROLLBACK")
             raise
+
+    def _park(self, plan: Plan) -> None:
+        """Moves in the queue that are no rows of the plan."""
+        write = self._write.execute
+        for one in plan.parkings:
+            span = (one.lane, one.low, one.high)
+            plan.positions.parked += write(park_sql("?"), (one.reason, one.parked_ms, *span)).rowcount
+            write(parked_away_sql("?"), span)
+        for place in plan.dropped:
+            plan.positions.parked -= write(delete_sql(tables.PARKED, "?"), place).rowcount
+        for place in plan.forgotten:
+            write(forget_sql("?"), place)
 
     def _insert(self, table: Table, rows: Sequence[tuple[Any, ...]]) -> None:
         """In one statement if possible: of the next prepared size, filled up with empty rows that it leaves out."""

@@ -10,10 +10,11 @@ from uuid import UUID
 
 import orjson
 
-from gateway.domain.cloud_event import EventStatus, Lane, ParkedEvent, StoredEvent
+from gateway.domain.cloud_event import EventStatus, Lane, ParkedChoice, ParkedEvent, StoredEvent
 from gateway.ports import QueueDepth
 from gateway.store.lanes import Lanes, Positions
 from gateway.store.sqlite_file import translated
+from gateway.store.tables import chosen
 from gateway.store.worker import Worker
 
 PEEK_CHARS: Final = 8 << 20
@@ -95,6 +96,14 @@ class SqliteEvents:
         """Newest first."""
         return await self._reader.call(lambda: self._parked(limit, None))
 
+    async def choose_parked(
+        self, lane: Lane, after_seq: int, limit: int, choice: ParkedChoice
+    ) -> Sequence[ParkedEvent]:
+        """Oldest number first."""
+        where, values = chosen(choice, "?", lambda id_: id_.bytes, "instr(e.reason, ?) > 0")
+        statement = f"{_PARKED} WHERE e.lane = ? AND e.seq_id > ?{where} ORDER BY e.seq_id LIMIT ?"
+        return await self._reader.call(lambda: self._parked_rows(statement, (int(lane), after_seq, *values, limit)))
+
     async def purge(self, keep: int) -> int:
         """In ranges, so that commits go in between."""
         total = 0
@@ -170,11 +179,14 @@ class SqliteEvents:
         return found[:limit]
 
     def _parked(self, limit: int, before_seq: int | None) -> list[ParkedEvent]:
+        return self._parked_rows(
+            f"{_PARKED} WHERE e.seq_id < ? ORDER BY e.parked_time DESC, e.seq_id DESC LIMIT ?",
+            ((1 << 62) if before_seq is None else before_seq, limit),
+        )
+
+    def _parked_rows(self, statement: str, values: Sequence[Any]) -> list[ParkedEvent]:
         with translated(self._path):
-            rows = self._read(
-                f"{_PARKED} WHERE e.seq_id < ? ORDER BY e.parked_time DESC, e.seq_id DESC LIMIT ?",
-                ((1 << 62) if before_seq is None else before_seq, limit),
-            ).fetchall()
+            rows = self._read(statement, values).fetchall()
         return [ParkedEvent(event=_event(row), reason=row[8], tries=row[9], parked_ms=row[10]) for row in rows]
 
 

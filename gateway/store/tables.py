@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
-from typing import Final
+from typing import Any, Final
+from uuid import UUID
 
+from gateway.domain.cloud_event import ParkedChoice
 from gateway.domain.downlink import DOCUMENT_TYPES
 
 DOCUMENTS: Final = ", ".join(f"'{kind}'" for kind in sorted(DOCUMENT_TYPES))
@@ -101,6 +104,50 @@ def on_conflict(table: Table) -> str:
 
 
 @cache
+def park_sql(mark: str) -> str:
+    """Copies pending events to the parked ones. Parameters: reason, time, lane, after, up to."""
+    return (
+        f"INSERT INTO cloud_event_parked ({','.join(PARKED.columns)})"
+        f" SELECT {','.join(PARKED.columns[:-3])}, {mark}, 0, {mark} FROM cloud_event"
+        f" WHERE lane = {mark} AND seq_id > {mark} AND seq_id <= {mark} ON CONFLICT (lane, seq_id) DO NOTHING"
+    )
+
+
+@cache
+def parked_away_sql(mark: str) -> str:
+    """What was copied so goes from the queue. Parameters: lane, after, up to."""
+    return f"DELETE FROM cloud_event WHERE lane = {mark} AND seq_id > {mark} AND seq_id <= {mark}"
+
+
+@cache
+def forget_sql(mark: str) -> str:
+    """One event of the queue. Parameters: lane, seq_id."""
+    return f"DELETE FROM cloud_event WHERE lane = {mark} AND seq_id = {mark}"
+
+
+@cache
 def delete_sql(table: Table, mark: str) -> str:
     """One row by its key."""
     return f"DELETE FROM {table.name} WHERE {' AND '.join(f'{column}={mark}' for column in table.key)}"
+
+
+def chosen(
+    choice: ParkedChoice,
+    mark: str,
+    uuid: Callable[[UUID], Any],
+    reason_sql: str,
+    text: Callable[[str], str] = lambda text: text,
+) -> tuple[str, list[Any]]:
+    """What a person means as conditions on `cloud_event_parked e`, with their parameters."""
+    parts: list[str] = []
+    values: list[Any] = []
+    if choice.seq_ids is not None:
+        parts.append(f"e.seq_id IN ({','.join([mark] * len(choice.seq_ids)) or 'NULL'})")
+        values += sorted(choice.seq_ids)
+    if choice.reason is not None:
+        parts.append(reason_sql)
+        values.append(text(choice.reason))
+    if choice.entity_ids is not None:
+        parts.append(f"e.entity_id IN ({','.join([mark] * len(choice.entity_ids)) or 'NULL'})")
+        values += [uuid(entity_id) for entity_id in choice.entity_ids]
+    return "".join(f" AND {part}" for part in parts), values
