@@ -117,4 +117,8 @@ async def supervise(
                 told.add(str(error))
                 log.warning("%s: %s; trying again", name, error)
             refused = outages.subgroup(RefusedError) is not None
+        task = asyncio.current_task()
+        if task is not None and task.cancelling():
+            # A task group that is ending of an outage drops a cancellation that comes meanwhile.
+            raise asyncio.CancelledError
         await clock.sleep(backoff.next_s(good_spell_s=clock.monotonic_s() - started_s, is_refused=refused))
