@@ -7,12 +7,17 @@ import contextlib
 import socket
 import struct
 from collections.abc import AsyncIterator
+from typing import Final
+
+_HELD_S: Final = 0.005  # between two looks whether the line is whole again
 
 
 class TcpProxy:
     """Forwards connections to `127.0.0.1:target`; its switches act at once and on all connections.
 
-    What a silent direction swallows is gone, as on a line whose far end has no power.
+    What a silent direction swallows is gone, as on a line whose far end has no power: a connection with such a
+    gap says nothing more in that direction, for nobody ever reads past a gap. What is held waits, as on a
+    line that is mended before either end gives up.
     """
 
     def __init__(self, target: int) -> None:
@@ -22,6 +27,8 @@ class TcpProxy:
         """Nothing goes from the client to the server, and nobody is told."""
         self.is_down_silent = False
         """Nothing goes from the server to the client."""
+        self.is_held = False
+        """Nothing goes in either direction, until it does again."""
         self.delay_s = 0.0
         """One way; half of the round trip. Throughput is not limited by it."""
         self.connections = 0
@@ -33,6 +40,11 @@ class TcpProxy:
     def black_hole(self) -> None:
         """Both directions fall silent."""
         self.is_up_silent = self.is_down_silent = True
+
+    def heal(self) -> None:
+        """Nothing is silent, held or late from now on; connections with a gap stay as they are."""
+        self.is_up_silent = self.is_down_silent = self.is_held = False
+        self.delay_s = 0.0
 
     def reset(self) -> None:
         """RST to both ends of every connection."""
@@ -71,11 +83,15 @@ class TcpProxy:
         late: asyncio.Queue[tuple[float, bytes]] = asyncio.Queue()
 
         async def deliver() -> None:
+            has_gap = False
             while True:
                 due_s, data = await late.get()
                 if due_s > loop.time():
                     await asyncio.sleep(due_s - loop.time())
-                if self.is_up_silent if is_up else self.is_down_silent:
+                while self.is_held:
+                    await asyncio.sleep(_HELD_S)
+                has_gap = has_gap or (self.is_up_silent if is_up else self.is_down_silent)
+                if has_gap:
                     continue
                 if not data:
                     writer.close()
