@@ -1,12 +1,14 @@
-"""Random appends, moves, saves, deletions, purges and restarts agree with a list, two integers and a dict."""
+"""Random appends, moves, parkings, saves, deletions, purges and restarts agree with some dicts and integers."""
 
 import asyncio
 import contextlib
 import tempfile
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from uuid import UUID
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -15,12 +17,15 @@ from gateway.domain.changes import (
     AppendEvent,
     DeleteAttributes,
     DeleteDevice,
+    DropParked,
     MoveCursor,
+    ParkEvent,
+    ParkPending,
     SaveAttributes,
     SaveSetting,
     SaveTelemetry,
 )
-from gateway.domain.cloud_event import CloudEvent, Lane
+from gateway.domain.cloud_event import CloudEvent, Lane, ParkedChoice, StoredEvent
 from gateway.domain.entity import EntityId
 from gateway.errors import RejectedError
 from gateway.store import open_store
@@ -38,6 +43,28 @@ values = st.one_of(
 )
 entities = st.sampled_from(ENTITIES)
 lanes = st.sampled_from(list(Lane))
+numbers = st.integers(1, 12)
+
+
+@dataclass(frozen=True)
+class Park:
+    """The sender parks an event, if it is there."""
+
+    lane: Lane
+    seq_id: int
+    reason: str
+
+
+@dataclass(frozen=True)
+class Decide:
+    """A person sends a parked event again, or discards it, if it is there."""
+
+    lane: Lane
+    seq_id: int
+    is_again: bool
+
+
+Wish = Park | Decide
 changes = st.one_of(
     st.builds(
         lambda lane, body: AppendEvent(
@@ -47,6 +74,9 @@ changes = st.one_of(
         st.one_of(st.none(), st.text(max_size=8).map(lambda text: text.encode("utf-8", "surrogatepass"))),
     ),
     st.builds(MoveCursor, lanes, st.integers(0, 30)),
+    st.builds(lambda lane, up_to, reason: ParkPending(lane, up_to, reason, 1), lanes, numbers, keys),
+    st.builds(lambda lane, n, reason: Park(lane, n, reason), lanes, numbers, keys),
+    st.builds(lambda lane, n, again: Decide(lane, n, again), lanes, numbers, st.booleans()),
     st.builds(lambda e, ts, v: SaveTelemetry(e, ts, v), entities, st.integers(0, 5), st.dictionaries(keys, values)),
     st.builds(lambda e, v: SaveAttributes(e, "CLIENT_SCOPE", 1, v), entities, st.dictionaries(keys, values)),
     st.builds(lambda e, k: DeleteAttributes(e, "CLIENT_SCOPE", k), entities, st.lists(keys, max_size=2)),
@@ -63,7 +93,12 @@ steps = st.one_of(
 
 class Model:
     def __init__(self) -> None:
-        self.events: dict[Lane, list[bytes | None]] = {lane: [] for lane in Lane}
+        self.events: dict[Lane, dict[int, CloudEvent]] = {lane: {} for lane in Lane}
+        self.last = dict.fromkeys(Lane, 0)
+        self.parked: dict[tuple[Lane, int], tuple[CloudEvent, str]] = {}
+        self.accepted: set[UUID] = set()
+        self.acked: set[UUID] = set()
+        self.discarded: set[UUID] = set()
         self.purged = dict.fromkeys(Lane, 0)
         self.cursor = dict.fromkeys(Lane, 0)
         self.attributes: dict[tuple[EntityId, str], Any] = {}
@@ -74,9 +109,26 @@ class Model:
     def apply(self, change: Any) -> None:
         match change:
             case AppendEvent(event):
-                self.events[event.lane].append(event.body)
+                self.last[event.lane] += 1
+                self.events[event.lane][self.last[event.lane]] = event
+                self.accepted.add(event.id)
             case MoveCursor(lane, seq_id):
-                self.cursor[lane] = max(self.cursor[lane], min(seq_id, len(self.events[lane])))
+                reached = max(self.cursor[lane], min(seq_id, self.last[lane]))
+                for number in range(self.cursor[lane] + 1, reached + 1):
+                    if (lane, number) not in self.parked:
+                        self.acked.add(self.events[lane][number].id)
+                self.cursor[lane] = reached
+            case ParkPending(lane, up_to, reason, _):
+                for number in range(self.cursor[lane] + 1, min(up_to, self.last[lane]) + 1):
+                    event = self.events[lane].pop(number)
+                    self.parked.setdefault((lane, number), (event, reason))
+                    self.cursor[lane] = number
+            case ParkEvent(event, reason, _, _):
+                self.parked[event.lane, event.seq_id] = (self.events[event.lane][event.seq_id], reason)
+            case DropParked(lane, seq_id):
+                self.parked.pop((lane, seq_id), None)
+                if seq_id <= self.cursor[lane]:
+                    self.events[lane].pop(seq_id, None)
             case SaveTelemetry(entity, ts_ms, saved):
                 for key, value in saved.items():
                     self.history.setdefault((entity, key), {})[ts_ms] = value
@@ -96,9 +148,51 @@ class Model:
             case SaveSetting(name, json):
                 self.settings[name] = json
 
+    def unit(self, wish: Any) -> list[Any]:
+        """What the sender, or the desk of a person, would submit now."""
+        if isinstance(wish, Park):
+            event = self.events[wish.lane].get(wish.seq_id)
+            if event is None or wish.seq_id <= self.cursor[wish.lane]:
+                return []
+            return [ParkEvent(stored(wish.lane, wish.seq_id, event), wish.reason, 1, 1)]
+        if isinstance(wish, Decide):
+            held = self.parked.get((wish.lane, wish.seq_id))
+            if held is None or wish.seq_id > self.cursor[wish.lane]:
+                return []
+            if wish.is_again:
+                return [AppendEvent(held[0]), DropParked(wish.lane, wish.seq_id)]
+            self.discarded.add(held[0].id)
+            return [DropParked(wish.lane, wish.seq_id)]
+        return [wish]
+
     def purge(self, keep: int) -> None:
         for lane in Lane:
             self.purged[lane] = max(self.purged[lane], self.cursor[lane] - keep)
+
+    def check(self) -> None:
+        """Everything accepted is acknowledged, parked, waiting or discarded by a person, and only one of them."""
+        pending = [
+            event.id
+            for lane in Lane
+            for number, event in self.events[lane].items()
+            if number > self.cursor[lane] and (lane, number) not in self.parked
+        ]
+        parked = [event.id for event, _ in self.parked.values()]
+        everything = [*pending, *parked, *self.acked, *self.discarded]
+        assert len(everything) == len(set(everything)) == len(self.accepted)
+
+
+def stored(lane: Lane, seq_id: int, event: CloudEvent) -> StoredEvent:
+    return StoredEvent(
+        seq_id=seq_id,
+        lane=lane,
+        id=event.id,
+        type=event.type,
+        action=event.action,
+        entity_id=event.entity_id,
+        created_ms=event.created_ms,
+        body=event.body,
+    )
 
 
 def is_refused(group: list[list[Any]]) -> bool:
@@ -120,10 +214,19 @@ def typed(value: Any) -> tuple[str, Any]:
 async def agree(store: Any, model: Model) -> None:
     for lane in Lane:
         assert store.events.cursor(lane) == model.cursor[lane]
-        assert store.events.last(lane) == len(model.events[lane])
+        assert store.events.last(lane) == model.last[lane]
         found = await store.events.peek(lane, 0, 1_000)
-        expected = list(enumerate(model.events[lane], start=1))[model.purged[lane] :]
-        assert [(one.seq_id, one.body) for one in found] == expected
+        left = {number: event for number, event in model.events[lane].items() if number > model.purged[lane]}
+        assert found == [stored(lane, number, event) for number, event in sorted(left.items())]
+        held = {place[1]: one for place, one in model.parked.items() if place[0] == lane}
+        aside = await store.events.choose_parked(lane, 0, 1_000, ParkedChoice())
+        assert [(one.event, one.reason) for one in aside] == [
+            (stored(lane, number, event), reason) for number, (event, reason) in sorted(held.items())
+        ]
+    depth = await store.events.depth()
+    assert depth.parked == len(model.parked)
+    assert depth.pending == {lane: model.last[lane] - model.cursor[lane] for lane in Lane}
+    model.check()
     snapshot = await store.load()
     assert {name: typed(json) for name, json in snapshot.settings.items()} == {
         name: typed(json) for name, json in model.settings.items()
@@ -145,15 +248,18 @@ async def run(plan: list[tuple[str, Any]], folder: Path) -> None:
         store = await stack.enter_async_context(open_store(SqliteStore(), folder, FakeClock(), Counters()))
         for step, argument in plan:
             if step == "commit":
-                try:
-                    await store.commit(argument)
-                except RejectedError:
-                    assert is_refused(argument)
-                else:
-                    assert not is_refused(argument)
-                    for unit in argument:
-                        for change in unit:
+                if is_refused(argument):
+                    with pytest.raises(RejectedError):
+                        await store.commit([[one for one in unit if not isinstance(one, Wish)] for unit in argument])
+                    continue
+                group: list[list[Any]] = []
+                for unit in argument:
+                    group.append([])
+                    for wish in unit:
+                        for change in model.unit(wish):
+                            group[-1].append(change)
                             model.apply(change)
+                await store.commit(group)
             elif step == "purge":
                 await store.events.purge(argument)
                 model.purge(argument)
