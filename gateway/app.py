@@ -17,7 +17,7 @@ from uuid import UUID
 
 from gateway import __version__
 from gateway.broker import MqttBroker
-from gateway.config import BrokerConfig, CloudConfig, DeviceConfig, GatewayConfig, PostgresStore
+from gateway.config import BrokerConfig, CloudConfig, DeviceConfig, GatewayConfig, HttpConfig, PostgresStore
 from gateway.devices import Commands, Found, Inlet, Pipeline, RpcDesk, State, found_devices
 from gateway.devices.founding import basic_credentials, token_credentials
 from gateway.domain.cloud_event import Lane
@@ -31,7 +31,7 @@ from gateway.ports import Clock, CloudEvents, Snapshot, Store
 from gateway.rules import RuleEngine
 from gateway.store import GroupCommitter, open_store
 from gateway.supervise import Backoff, Counters, SystemClock, supervise
-from gateway.web import LocalApi
+from gateway.web import DeviceHttp, LocalApi
 
 log = logging.getLogger(__name__)
 
@@ -100,6 +100,11 @@ class Gateway:
                     rpc.recover(snapshot)
                     mouths.append(keep(broker.name, broker.serve))
                     await _first(asyncio.ensure_future(broker.ready.wait()), committing, timeout_s=2)
+                    if config.http.port is not None or config.http.tls_port is not None:
+                        cast = config.broker.json_type_cast
+                        http = DeviceHttp(config.http, inlet, clock, counters, json_type_cast=cast)
+                        mouths.append(keep(http.name, http.serve))
+                        status_parts["http"] = http.status
                     mouths.append(keep(fieldbus.name, fieldbus.serve))
                     if config.cloud.enabled:
                         # Imported when needed: a gateway without a cloud does not pay for gRPC.
@@ -237,7 +242,7 @@ def check(config: GatewayConfig) -> list[str]:
         if device.name not in configured
     ]
     found_devices(wanted, state, 0)
-    _check_files(config.broker, config.cloud)
+    _check_files(config.broker, config.http, config.cloud)
     if isinstance(config.store, PostgresStore) and importlib.util.find_spec("psycopg") is None:
         raise ConfigError("store.kind", "postgres needs the extra: pip install 'edge-gateway[postgres]'")
     remarks = [str(problem) for problem in rules.problems()]
@@ -251,9 +256,10 @@ def check(config: GatewayConfig) -> list[str]:
     return remarks
 
 
-def _check_files(broker: BrokerConfig, cloud: CloudConfig) -> None:
+def _check_files(broker: BrokerConfig, http: HttpConfig, cloud: CloudConfig) -> None:
     """Certificates and keys: there, readable, PEM, and fitting together."""
     named = {f"broker.{key}": getattr(broker, key) for key in ("tls_cert", "tls_key", "tls_client_ca")}
+    named |= {f"http.{key}": getattr(http, key) for key in ("tls_cert", "tls_key")}
     named |= {f"cloud.{key}": getattr(cloud, key) for key in ("ssl_cert", "ssl_client_cert", "ssl_client_key")}
     for where, path in named.items():
         if path is None:
@@ -266,6 +272,7 @@ def _check_files(broker: BrokerConfig, cloud: CloudConfig) -> None:
             raise ConfigError(where, f"{path} is not PEM: a text with a line '-----BEGIN …'")
     for where, cert, key in (
         ("broker.tls_cert", broker.tls_cert, broker.tls_key),
+        ("http.tls_cert", http.tls_cert, http.tls_key),
         ("cloud.ssl_client_cert", cloud.ssl_client_cert, cloud.ssl_client_key),
     ):
         if cert is not None and key is not None:

@@ -102,6 +102,31 @@ class BrokerConfig(Settings):
         return self
 
 
+class HttpConfig(Settings):
+    """The HTTP endpoint for devices; off until a port is given."""
+
+    host: str = "0.0.0.0"
+    port: Port | None = Field(None, description="Listen here; ThingsBoard's own is 8080.")
+    tls_port: Port | None = Field(None, description="HTTPS listener; needs tls_cert and tls_key.")
+    tls_cert: Path | None = None
+    tls_key: Path | None = None
+    max_body_bytes: PositiveInt = Field(
+        1_048_576, description="Telemetry and attributes; ThingsBoard takes 52428800. RPC bodies: 65536."
+    )
+    max_connections: PositiveInt = Field(1000, description="Long polls count too.")
+    max_requests_per_device: PositiveInt = Field(20, description="Open at the same time; one more gets 429.")
+    request_timeout_s: PositiveFloat = Field(30.0, description="A request is here, or its answer taken, in this time.")
+    idle_timeout_s: PositiveFloat = Field(60.0, description="A connection without a request is closed.")
+    wrong_token_limit: PositiveInt = Field(10, description="Wrong tokens from one address before it is blocked.")
+    block_s: PositiveFloat = 60.0
+
+    @model_validator(mode="after")
+    def _tls_is_whole(self) -> HttpConfig:
+        if self.tls_port is not None and (self.tls_cert is None or self.tls_key is None):
+            raise ValueError("tls_port needs tls_cert and tls_key")
+        return self
+
+
 class CloudConfig(Settings):
     """The gRPC link to the cloud."""
 
@@ -238,6 +263,7 @@ class GatewayConfig(Settings):
     )
     store: StoreConfig = SqliteStore()
     broker: BrokerConfig = BrokerConfig()
+    http: HttpConfig = HttpConfig()
     cloud: CloudConfig = CloudConfig()
     rules: RulesConfig = RulesConfig()
     devices: tuple[DeviceConfig, ...] = ()

@@ -16,6 +16,7 @@ from gateway.config import (
     BrokerConfig,
     CloudConfig,
     GatewayConfig,
+    HttpConfig,
     LogConfig,
     RulesConfig,
     SqliteStore,
@@ -64,6 +65,7 @@ buses: []
 _SECTIONS: tuple[tuple[str, type[BaseModel], str], ...] = (
     ("store", SqliteStore, _STORE_MORE),
     ("broker", BrokerConfig, ""),
+    ("http", HttpConfig, ""),
     ("cloud", CloudConfig, ""),
     ("rules", RulesConfig, ""),
     ("api", ApiConfig, ""),

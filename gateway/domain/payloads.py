@@ -113,11 +113,11 @@ def parse_attribute_request(payload: bytes) -> tuple[list[str] | None, list[str]
     return ([], []) if client is None and shared is None else (client, shared)
 
 
-def parse_client_rpc(payload: bytes) -> tuple[str, Json]:
-    """Method and params of a call that the device makes; missing params are null.
+def parse_client_rpc(payload: bytes, *, needs_params: bool = False) -> tuple[str, Json]:
+    """Method and params of a call that the device makes; missing params are null, unless they are needed.
 
     Raises:
-        PayloadError: Not an object; fatal when there is no method.
+        PayloadError: Not an object; fatal when there is no method, or no params where they are needed.
     """
     tree = _load(payload, cast=True)
     if type(tree) is not dict:
@@ -125,6 +125,8 @@ def parse_client_rpc(payload: bytes) -> tuple[str, Json]:
     method = tree.get("method")
     if method is None or isinstance(method, dict | list):
         raise PayloadError('an RPC request needs a "method"', is_fatal=True)
+    if needs_params and "params" not in tree:
+        raise PayloadError('an RPC request needs "params", null when there are none', is_fatal=True)
     return method if isinstance(method, str) else orjson.dumps(method).decode(), tree.get("params")
 
 

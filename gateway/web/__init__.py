@@ -1,5 +1,6 @@
-"""The local API, over a unix socket."""
+"""What speaks HTTP: the local API over a unix socket, and the device API on ports of its own."""
 
 from gateway.web.api import LocalApi
+from gateway.web.device_api import DeviceHttp
 
-__all__ = ["LocalApi"]
+__all__ = ["DeviceHttp", "LocalApi"]

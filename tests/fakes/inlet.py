@@ -74,6 +74,7 @@ class FakeInlet:
         self.held: list[Receipt] = []
         self.devices: dict[str, tuple[Credentials, Device]] = {}
         self.sessions: dict[UUID, FakeSession] = {}
+        self.visits: dict[UUID, FakeSession] = {}
         self.opened: list[FakeSession] = []
         self.calm = asyncio.Event()
         self.calm.set()
@@ -110,6 +111,11 @@ class FakeInlet:
             older.channel.close("taken_over")
         session = self.sessions[device.id] = FakeSession(self, device, channel)
         self.opened.append(session)
+        return session
+
+    def open_visit(self, device: Device, channel: DeviceChannel) -> FakeSession:
+        session = FakeSession(self, device, channel)
+        self.visits[device.id] = session
         return session
 
     def receipt(self) -> Receipt:

@@ -17,7 +17,9 @@ PAGES = sorted(page for folder in FOLDERS for page in (ROOT / folder).glob("**/*
 FENCE = re.compile(r"^ *```(\w*)\n(.*?)^ *```", re.MULTILINE | re.DOTALL)
 CODE = re.compile(r"`([^`\n]+)`")
 SUFFIXES = (".py", ".md", ".json", ".yaml", ".sh", ".toml", ".proto", ".sql", ".service", "/")
-SECTIONS = {name: GatewayConfig.model_fields[name].annotation for name in ("broker", "cloud", "rules", "api", "log")}
+SECTIONS = {
+    name: GatewayConfig.model_fields[name].annotation for name in ("broker", "http", "cloud", "rules", "api", "log")
+}
 
 pages = pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 
