@@ -102,8 +102,11 @@ async def supervise(
     spell = spells() if spells else 0
     while True:
         started_s = clock.monotonic_s()
+        # In a task of its own: a task group that is ending of an outage drops a cancellation that comes
+        # meanwhile, and leaves marks of its own on the task it stands in.
+        life = asyncio.ensure_future(serve())
         try:
-            return await serve()
+            return await life
         except* (TransientError, RefusedError) as outages:
             error = outages.exceptions[0]
             while isinstance(error, BaseExceptionGroup):
@@ -119,6 +122,5 @@ async def supervise(
             refused = outages.subgroup(RefusedError) is not None
         task = asyncio.current_task()
         if task is not None and task.cancelling():
-            # A task group that is ending of an outage drops a cancellation that comes meanwhile.
             raise asyncio.CancelledError
         await clock.sleep(backoff.next_s(good_spell_s=clock.monotonic_s() - started_s, is_refused=refused))

@@ -1,4 +1,4 @@
-"""A stop ends a room also in the moment of its outage."""
+"""What ends a room and what only interrupts it."""
 
 from __future__ import annotations
 
@@ -40,3 +40,25 @@ async def test_a_room_that_is_cancelled_while_its_group_ends_of_an_outage_does_n
     with pytest.raises(asyncio.CancelledError):
         task.result()
     assert len(lives) == 1
+
+
+async def test_an_outage_that_ends_a_group_is_no_stop():
+    lives = []
+
+    async def fail() -> None:
+        raise TransientError("cut")
+
+    async def serve() -> None:
+        lives.append(1)
+        if len(lives) == 3:
+            return
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(asyncio.Event().wait())
+            tasks.create_task(fail())
+
+    class Clock(FakeClock):
+        async def sleep(self, delay_s: float) -> None:
+            await asyncio.sleep(0)
+
+    await asyncio.wait_for(supervise("room", serve, Backoff(10, 10), Clock()), 2)
+    assert len(lives) == 3
