@@ -274,3 +274,28 @@ async def run(plan: list[tuple[str, Any]], folder: Path) -> None:
 def test_the_store_agrees_with_a_naive_model(plan: list[tuple[str, Any]]) -> None:
     with tempfile.TemporaryDirectory() as folder:
         asyncio.run(run(plan, Path(folder)))
+
+
+queue_changes = st.one_of(
+    st.builds(
+        lambda body: AppendEvent(CloudEvent(type="T", action="A", entity_id=None, created_ms=1, body=body)),
+        st.sampled_from([b"1", b"2"]),
+    ),
+    st.builds(MoveCursor, st.just(Lane.MAIN), st.integers(1, 5)),
+    st.builds(lambda up_to: ParkPending(Lane.MAIN, up_to, "old", 1), st.integers(1, 5)),
+    st.builds(lambda n: Park(Lane.MAIN, n, "refused"), st.integers(1, 5)),
+    st.builds(lambda n, again: Decide(Lane.MAIN, n, again), st.integers(1, 5), st.booleans()),
+)
+queue_steps = st.one_of(
+    st.tuples(st.just("commit"), st.lists(st.lists(queue_changes, min_size=1, max_size=2), min_size=1, max_size=6)),
+    st.tuples(st.just("reopen"), st.none()),
+    st.tuples(st.just("purge"), st.integers(0, 3)),
+)
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.lists(queue_steps, min_size=1, max_size=5))
+def test_every_accepted_event_is_in_exactly_one_place(plan: list[tuple[str, Any]]) -> None:
+    first = [AppendEvent(CloudEvent(type="T", action="A", entity_id=None, created_ms=1, body=b"0")) for _ in range(4)]
+    with tempfile.TemporaryDirectory() as folder:
+        asyncio.run(run([("commit", [[one] for one in first]), *plan], Path(folder)))
