@@ -20,6 +20,7 @@ from gateway.cloud.pb import edge_pb2, queue_pb2
 from gateway.domain.cloud_event import Action, StoredEvent
 from gateway.domain.downlink import MOVED_DEVICES
 from gateway.domain.entity import Device, Origin
+from gateway.domain.rpc import RpcError
 from gateway.domain.telemetry import AttributeScope
 from gateway.errors import RejectedError
 from gateway.ports import StateReader
@@ -36,6 +37,7 @@ _LONG_MIN, _LONG_MAX = -(1 << 63), (1 << 63) - 1
 
 _DATA_TYPES: Final = frozenset({"DEVICE", "ASSET", "ENTITY_VIEW", "DASHBOARD", "TENANT", "CUSTOMER", "USER", "EDGE"})
 _SCOPES: Final = frozenset(AttributeScope)
+_RPC_ERRORS: Final = frozenset(error.value for error in RpcError)
 _ALARM_KINDS: Final[Mapping[str, Any]] = {
     Action.ADDED: _CREATED,
     Action.UPDATED: _UPDATED,
@@ -280,7 +282,7 @@ def _rpc(message: edge_pb2.UplinkMsg, event: StoredEvent, state: StateReader) ->
         call.oneway = bool(body.get("oneway"))
         call.responseMsg.SetInParent()
         call.responseMsg.response = _text(body.get("response"))
-        call.responseMsg.error = body.get("error") or ""
+        call.responseMsg.error = _rpc_error(body.get("error"))
     else:
         call.requestMsg.method = body["method"]
         call.requestMsg.params = _text(body.get("params"))
@@ -290,6 +292,13 @@ def _rpc(message: edge_pb2.UplinkMsg, event: StoredEvent, state: StateReader) ->
             call.sessionId = body["sessionId"]
     message.deviceRpcCallMsg.append(call)
     return True
+
+
+def _rpc_error(value: Any) -> str:
+    """One of the five names that the cloud takes; another text would fail the message, and the caller would wait."""
+    if not value:
+        return ""
+    return value if value in _RPC_ERRORS else RpcError.INTERNAL.value
 
 
 def _text(value: Any) -> str:

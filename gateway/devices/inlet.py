@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Final
 from uuid import UUID, uuid4
 
+from gateway.devices.asking import Asking
 from gateway.domain.changes import Change, SaveSetting
 from gateway.domain.entity import Credentials, Device, EntityId, Json
 from gateway.domain.message import Message, MessageType
@@ -37,6 +38,7 @@ class Session:
     """One live connection of one device. Implements `DeviceSession`."""
 
     __slots__ = (
+        "_attributes_ms",
         "_entity",
         "_inlet",
         "_last_receipt",
@@ -62,6 +64,7 @@ class Session:
         self.opened_ms = self.last_activity_ms = now_ms
         self.readings = 0
         self._entity = device.entity_id
+        self._attributes_ms = 0
         self._last_receipt: Receipt | None = None
 
     def post_telemetry(self, items: Sequence[TsKv]) -> Receipt:
@@ -88,6 +91,9 @@ class Session:
     def post_attributes(self, values: Mapping[str, Value]) -> Receipt:
         """Client attributes, into the rules."""
         self.last_activity_ms = now_ms = self._inlet.clock.now_ms()
+        # Later than the post before, also within one millisecond and when the clock steps back: the cloud drops
+        # an attribute that is not newer than the one it has, and says success.
+        self._attributes_ms = written_ms = max(now_ms, self._attributes_ms + 1)
         receipt = self._inlet.pipeline.run(
             [
                 Message(
@@ -99,7 +105,7 @@ class Session:
                         "deviceType": self.device.type,
                         "notifyDevice": "false",
                     },
-                    ts_ms=now_ms,
+                    ts_ms=written_ms,
                 )
             ]
         )
@@ -109,10 +115,15 @@ class Session:
     async def request_attributes(
         self, client_keys: Sequence[str] | None, shared_keys: Sequence[str] | None
     ) -> tuple[Mapping[str, Value], Mapping[str, Value]]:
-        """Attributes of the asked keys that exist; an empty list asks for all of that scope, None for none."""
+        """Attributes of the asked keys that exist; an empty list asks for all of that scope, None for none.
+
+        Shared ones that are not here are asked of the cloud and waited for, see `gateway.devices.asking`.
+        """
         receipt = self._last_receipt
         if receipt is not None and not receipt.done():
             await asyncio.wait([receipt])
+        if shared_keys is not None and self.is_open:
+            await self._inlet.asking.complete(self, shared_keys)
         return (
             self._some(AttributeScope.CLIENT_SCOPE, client_keys),
             self._some(AttributeScope.SHARED_SCOPE, shared_keys),
@@ -172,6 +183,7 @@ class Inlet:
     ) -> None:
         self.state, self.pipeline, self.rpc, self.clock = state, pipeline, rpc, clock
         self._committer, self.counters = committer, counters
+        self.asking = Asking(pipeline, state, clock, counters)
         self._sessions: dict[UUID, Session] = {}
         self._visits: dict[UUID, Session] = {}
         self._owed: dict[UUID, set[str]] = {}  # as the settings will be when all commits are done
@@ -220,6 +232,7 @@ class Inlet:
     def closed(self, session: Session) -> None:
         """A session has ended."""
         self.rpc.session_closed(session)
+        self.asking.session_closed(session)
         for sessions in (self._sessions, self._visits):
             if sessions.get(session.device.id) is session:
                 del sessions[session.device.id]
@@ -254,6 +267,7 @@ class Inlet:
         """Tell a device of changed or deleted shared attributes, if it is connected and wants to hear."""
         if notice.entity.type != "DEVICE":
             return
+        self.asking.arrived(notice.entity.id)
         listeners = self._listeners(notice.entity.id)
         if listeners and (owed := self._owed_to(notice.entity.id)):
             self._owed[notice.entity.id] = owed.union(notice.values or (), notice.deleted)
