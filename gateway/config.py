@@ -51,7 +51,9 @@ class SqliteStore(Settings):
     synchronous: Literal["full", "normal"] = Field(
         "full", description="normal: faster, and a power cut may lose the last acknowledged messages."
     )
-    max_bytes: PositiveInt = Field(4 << 30, description="Size of the file at which when_full applies.")
+    max_bytes: PositiveInt | None = Field(
+        None, description="Size of file and log at which when_full applies; default: 1 GB or 25 % of what is free."
+    )
     when_full: WhenFull = WhenFull.WAIT
     keep_deployed: NonNegativeInt = Field(100_000, description="Confirmed events kept for the page, per lane.")
     history_days: PositiveInt = Field(7, description="Local telemetry history.")

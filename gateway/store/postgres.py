@@ -62,6 +62,7 @@ ON h.slot = slots.slot AND h.series_id = %(series)s AND h.ts >= %(from_ms)s AND 
 ORDER BY h.slot, h.ts LIMIT %(limit)s
 """
 _WIPE: Final = (
+    "DELETE FROM cloud_event_gap WHERE entity_type=%s AND entity_id=%s",
     "DELETE FROM attribute WHERE entity_type=%s AND entity_id=%s",
     "DELETE FROM ts_kv_latest WHERE series_id IN"
     " (SELECT series_id FROM ts_kv_dictionary WHERE entity_type=%s AND entity_id=%s)",
@@ -127,8 +128,12 @@ class PostgresStore:
                 plan.positions.first = moved.first[:]
                 plan.positions.cursor = [max(pair) for pair in zip(plan.positions.cursor, moved.cursor, strict=True)]
                 self.room.admit(plan)
+            now_ms = self._clock.now_ms()
             async with self._careful(writer):
-                await self._transact(writer, plan)
+                announced = await self.room.announce(writer, plan, now_ms)
+                await self._transact(writer, plan, announced)
+            if announced:
+                self.room.gaps.announced(len(announced), now_ms)
             plan.follow()
             self._owner, self.positions = plan.owner, plan.positions
             self.room.written(plan)
@@ -316,7 +321,7 @@ class PostgresStore:
                 await writer.close()
             raise
 
-    async def _transact(self, writer: Connection, plan: Plan) -> None:
+    async def _transact(self, writer: Connection, plan: Plan, announced: list[tuple[Any, ...]]) -> None:
         async with writer.transaction(), writer.cursor() as cursor:
             for entity in plan.wiped:
                 for statement in _WIPE:
@@ -340,6 +345,7 @@ class PostgresStore:
             for place in plan.forgotten:
                 await cursor.execute(forget_sql("%s"), place)
                 plan.other_rows -= cursor.rowcount
+            await self.room.close_gaps(cursor, announced)
 
     async def _unpark(
         self, cursor: psycopg.AsyncCursor[tuple[Any, ...]], plan: Plan, places: Mapping[tuple[Any, ...], None]

@@ -10,6 +10,7 @@ import psycopg
 from gateway.config import PostgresStore as PostgresConfig
 from gateway.domain.cloud_event import Lane, WhenFull
 from gateway.store.full import HARD_LIMIT, ROOM, ROUND_ROWS, StoreFullError
+from gateway.store.gaps import CLOSE_POSTGRES, DROP_POSTGRES, NOTE_POSTGRES, OPEN, Gaps, announcements
 from gateway.store.lanes import Positions
 from gateway.store.plan import Plan
 from gateway.supervise import Counters
@@ -36,6 +37,7 @@ class PostgresRoom:
         self._history_rows = self._event_rows = 0
         self._drop_from = 0
         self._is_dropping = False
+        self.gaps = Gaps()
 
     def used_bytes(self) -> int:
         """About; from memory."""
@@ -55,6 +57,7 @@ class PostgresRoom:
         """Once for each connection: dropped events leave gaps, so positions do not tell how many there are."""
         statement = "SELECT (SELECT count(*) FROM cloud_event) + (SELECT count(*) FROM cloud_event_parked)"
         (self._event_rows,) = await _one(connection, statement)
+        self.gaps.is_open = (await _one(connection, OPEN))[0] is not None
         await self.measure(connection)
 
     async def measure(self, connection: Connection) -> None:
@@ -137,32 +140,47 @@ class PostgresRoom:
             log.warning("store: full, the oldest telemetry is dropped (counted in store.dropped_events)")
         start = max(self._drop_from, positions.cursor[Lane.MAIN] + 1)
         gone = 0
-        while not gone and start < positions.last[Lane.MAIN]:
-            end = min(start + ROUND_ROWS, positions.last[Lane.MAIN])
-            cursor = await connection.execute(
-                "DELETE FROM cloud_event WHERE lane = 0 AND seq_id >= %s AND seq_id < %s"
-                " AND cloud_event_action = 'TIMESERIES_UPDATED'",
-                (start, end),
+        async with connection.transaction():
+            while not gone and start < positions.last[Lane.MAIN]:
+                span = (start, min(start + ROUND_ROWS, positions.last[Lane.MAIN]))
+                await connection.execute(NOTE_POSTGRES, span)
+                gone = (await connection.execute(DROP_POSTGRES, span)).rowcount
+                start = span[1]
+            (lowest,) = await _one(
+                connection,
+                "SELECT min(seq_id) FROM cloud_event WHERE lane = 0 AND seq_id > %s",
+                (positions.cursor[Lane.MAIN],),
             )
-            gone = cursor.rowcount
-            start = self._drop_from = end
-        self._event_rows -= gone
-        self._counters.add("store.dropped_events", gone)
-        (lowest,) = await _one(
-            connection,
-            "SELECT min(seq_id) FROM cloud_event WHERE lane = 0 AND seq_id > %s",
-            (positions.cursor[Lane.MAIN],),
-        )
-        if lowest is not None and lowest - 1 > positions.cursor[Lane.MAIN]:
-            # Everything up to here is gone: the cursor need not count it as waiting.
-            await connection.execute(
-                "INSERT INTO cloud_event_cursor (lane, seq_id) VALUES (0, %s)"
-                " ON CONFLICT (lane) DO UPDATE SET seq_id = excluded.seq_id",
-                (lowest - 1,),
-            )
+            is_behind = lowest is not None and lowest - 1 > positions.cursor[Lane.MAIN]
+            if is_behind:
+                # Everything up to here is gone: the cursor need not count it as waiting.
+                await connection.execute(
+                    "INSERT INTO cloud_event_cursor (lane, seq_id) VALUES (0, %s)"
+                    " ON CONFLICT (lane) DO UPDATE SET seq_id = excluded.seq_id",
+                    (lowest - 1,),
+                )
+        self._drop_from = start
+        if is_behind:
             positions.cursor[Lane.MAIN] = lowest - 1
             positions.first[Lane.MAIN] = max(positions.first[Lane.MAIN], lowest)
+        if gone:
+            self._event_rows -= gone
+            self.gaps.is_open = True
+            self._counters.add("store.dropped_events", gone)
         return gone
+
+    async def announce(self, connection: Connection, plan: Plan, now_ms: int) -> list[tuple[Any, ...]]:
+        """What was dropped, as events at the end of an admitted plan that moves the cursor; for `close_gaps`."""
+        if not (plan.moved and self.gaps.is_due(now_ms)) or self.used_bytes() > self._config.max_bytes * ROOM:
+            return []
+        rows = await (await connection.execute(OPEN)).fetchall()
+        plan.add([announcements(rows, now_ms)])
+        return [row[:2] for row in rows]
+
+    async def close_gaps(self, cursor: psycopg.AsyncCursor[tuple[Any, ...]], announced: list[tuple[Any, ...]]) -> None:
+        """In the transaction of the plan that announces them."""
+        for entity in announced:
+            await cursor.execute(CLOSE_POSTGRES, entity)
 
 
 async def _one(connection: Connection, statement: Any, values: Any = ()) -> tuple[Any, ...]:

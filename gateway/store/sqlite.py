@@ -64,6 +64,7 @@ ON h.slot = slots.slot AND h.series_id = :series AND h.ts >= :from_ms AND h.ts <
 ORDER BY h.slot, h.ts LIMIT :limit
 """
 _WIPE: Final = (
+    "DELETE FROM cloud_event_gap WHERE entity_type=? AND entity_id=?",
     "DELETE FROM attribute WHERE entity_type=? AND entity_id=?",
     "DELETE FROM ts_kv_latest WHERE series_id IN"
     " (SELECT series_id FROM ts_kv_dictionary WHERE entity_type=? AND entity_id=?)",
@@ -91,7 +92,8 @@ class SqliteStore:
         self._read_positions()
         self._read_series()
         self._lanes = Lanes(self._positions)
-        self._room = SqliteRoom(config, self._write, counters)
+        budget = sqlite_file.budget_bytes(config, path)
+        self._room = SqliteRoom(config, path, self._write, counters, budget)
         self._events = SqliteEvents(self._read, self._reader, self._writer, self._lanes, path, self._purge_some)
         self._has_complained = False
 
@@ -140,6 +142,9 @@ class SqliteStore:
         while gone:
             gone = await self._writer.call(lambda: self._quietly(lambda: self._room.drop_history(oldest_slot)))
         await self._writer.call(lambda: self._quietly(lambda: self._tidy(now_ms)))
+        while await self._writer.call(lambda: self._quietly(self._room.shrink)):
+            pass  # in rounds, so that commits go in between
+        await self._writer.call(lambda: self._quietly(self._write_back))
 
     async def close(self) -> None:
         """Ends both threads and closes the file."""
@@ -149,6 +154,7 @@ class SqliteStore:
         with contextlib.suppress(sqlite3.Error):
             self._write.execute("PRAGMA wal_checkpoint(TRUNCATE)")
         self._write.close()
+        self._room.close()
 
     # ── in the writing thread ──
 
@@ -160,13 +166,17 @@ class SqliteStore:
         if moved is not None:  # room was made: the plan's positions are its own
             plan.positions.first = moved.first[:]
             plan.positions.cursor = [max(pair) for pair in zip(plan.positions.cursor, moved.cursor, strict=True)]
+        adds, now_ms = plan.is_bulk or bool(plan.events), self._clock.now_ms()
         try:
             with sqlite_file.translated(self._path):
-                self._transact(plan)
+                announced = self._room.announce(plan, now_ms)
+                self._transact(plan, announced)
         except TransientError as error:
             self._read_positions()
-            full = self._room.disk_full(error, plan)
+            full = self._room.disk_full(error, adds)
             raise full from error
+        if announced:
+            self._room.gaps.announced(len(announced), now_ms)
         plan.follow()
         self._owner, self._positions = plan.owner, plan.positions
         self._room.written(plan.size_bytes)
@@ -174,7 +184,7 @@ class SqliteStore:
             self._complain(plan.refused_series)
         return self._positions.copy()
 
-    def _transact(self, plan: Plan) -> None:
+    def _transact(self, plan: Plan, announced: list[tuple[str, bytes]]) -> None:
         write = self._write.execute
         write("BEGIN IMMEDIATE")
         try:
@@ -190,6 +200,7 @@ class SqliteStore:
                 if table is tables.PARKED:
                     plan.positions.parked += len(rows)
             self._park(plan)
+            self._room.close_gaps(announced)
             write("COMMIT")
         except BaseException:
             if self._write.in_transaction:
@@ -233,7 +244,9 @@ class SqliteStore:
 
     def _tidy(self, now_ms: int) -> None:
         self._write.execute("DELETE FROM rpc WHERE state = 'DONE' AND expires_time < ?", (now_ms - 86_400_000,))
-        self._write.execute("PRAGMA incremental_vacuum(2000)").fetchall()
+
+    def _write_back(self) -> None:
+        """Out of the log into the file, which is then as short as its pages."""
         self._write.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
 
     def _read_positions(self) -> None:

@@ -14,11 +14,14 @@ from typing import Final
 from gateway.config import SqliteStore as SqliteConfig
 from gateway.errors import ConfigError, RefusedError, RejectedError, TransientError
 from gateway.store import sqlite_quarantine
+from gateway.store.reserve import free_bytes
 from gateway.store.sqlite_wal import commits_out_of_reach
 from gateway.supervise import Counters
 
 QUICK_CHECK_BYTES: Final = 64 << 20
 """Up to this size the whole file is checked at start (about 0.1 s); a larger one when its pages are read."""
+LARGEST_BUDGET: Final = 1 << 30
+LEAST_BUDGET: Final = 16 << 20
 _DAMAGED: Final = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
 _TRANSIENT: Final = {
     sqlite3.SQLITE_FULL,
@@ -125,6 +128,19 @@ def _heal(config: SqliteConfig, path: Path, why: str, counters: Counters) -> Non
     sqlite_quarantine.heal(path, why, lambda fresh: _open(config, fresh), counters)
 
 
+def budget_bytes(config: SqliteConfig, path: Path) -> int:
+    """`max_bytes`; by default 1 GB, or a quarter of what is free for it and taken by it already, the less."""
+    if config.max_bytes is not None:
+        return config.max_bytes
+    taken = sum(file.stat().st_size for file in (path, Path(f"{path}-wal")) if file.exists())
+    return max(LEAST_BUDGET, min(LARGEST_BUDGET, (free_bytes(path.parent) + taken) // 4))
+
+
+def wal_bytes(budget: int) -> int:
+    """What of a budget is for the write-ahead log: it is written back at half of this."""
+    return max(8, min(8_000, budget // 16 // 4096)) * 4096
+
+
 def open_reader(path: Path) -> sqlite3.Connection:
     """A second connection that only reads."""
     connection = _connect(path)
@@ -146,8 +162,9 @@ def _open(config: SqliteConfig, path: Path) -> sqlite3.Connection:
             connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute(f"PRAGMA synchronous = {config.synchronous}")
-        connection.execute("PRAGMA wal_autocheckpoint = 4000")
-        connection.execute(f"PRAGMA journal_size_limit = {64 << 20}")
+        wal = wal_bytes(budget_bytes(config, path))
+        connection.execute(f"PRAGMA wal_autocheckpoint = {wal // 2 // 4096}")
+        connection.execute(f"PRAGMA journal_size_limit = {wal}")
         connection.execute("PRAGMA cache_size = -16000")
         if path.stat().st_size <= QUICK_CHECK_BYTES:
             (verdict,) = connection.execute("PRAGMA quick_check(1)").fetchone()

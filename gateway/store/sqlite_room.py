@@ -2,22 +2,32 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import sqlite3
+from pathlib import Path
 from typing import Final
 
 from gateway.config import SqliteStore as SqliteConfig
 from gateway.domain.cloud_event import Lane, WhenFull
 from gateway.errors import TransientError
 from gateway.store.full import HARD_LIMIT, ROOM, ROUND_ROWS, StoreFullError
+from gateway.store.gaps import CLOSE_SQLITE, DROP_SQLITE, NOTE_SQLITE, OPEN, Gaps, announcements
 from gateway.store.lanes import Positions
 from gateway.store.plan import Plan
+from gateway.store.reserve import RESERVE_BYTES, Reserve, free_bytes
+from gateway.store.sqlite_file import wal_bytes
 from gateway.supervise import Counters
 
 log = logging.getLogger(__name__)
 
 MOST_ROUNDS: Final = 8
 """Rounds of deletions in front of one commit; what is still missing is left to the next try."""
+
+_NO_ROOM: Final = (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR)
+_NEARLY_FULL: Final = 1 << 20
+_KEPT_PAGES: Final = 64
+_SHRINK_PAGES: Final = 1_000
 
 
 class SqliteRoom:
@@ -27,15 +37,22 @@ class SqliteRoom:
     `drop_oldest`, pending telemetry events, oldest first.
     """
 
-    def __init__(self, config: SqliteConfig, connection: sqlite3.Connection, counters: Counters) -> None:
-        self._config, self._counters = config, counters
+    def __init__(
+        self, config: SqliteConfig, path: Path, connection: sqlite3.Connection, counters: Counters, budget_bytes: int
+    ) -> None:
+        self._config, self._path, self._counters = config, path, counters
+        self.limit_bytes = budget_bytes - wal_bytes(budget_bytes)
+        self._reserve = Reserve(path, min(RESERVE_BYTES, budget_bytes // 16))
+        self._reserve.take()
         self._execute = connection.execute
         (self._page_bytes,) = self._execute("PRAGMA page_size").fetchone()
-        self._measure_every = min(1 << 20, max(4096, config.max_bytes // 256))
+        self._measure_every = min(1 << 20, max(4096, budget_bytes // 256))
         self._unmeasured = self._measure_every
         self._used = 0
         self._drop_from = 0
-        self._is_dropping = False
+        self._is_dropping = self._is_shrinking = False
+        self.gaps = Gaps()
+        self.gaps.is_open = self._execute(OPEN).fetchone() is not None
 
     def used_bytes(self) -> int:
         """Pages in use, those still in the write-ahead log included."""
@@ -55,9 +72,11 @@ class SqliteRoom:
         Raises:
             StoreFullError: There is none.
         """
-        limit = self._config.max_bytes
+        limit = self.limit_bytes
         if not (plan.is_bulk or plan.events):
             return None
+        if plan.is_bulk and not self._reserve.is_held and not self._reserve.take():
+            raise StoreFullError(f"{self._path}: the disk is full; telemetry waits")
         if self._used < limit and self._unmeasured < self._measure_every:
             return None
         if self.used_bytes() < limit:
@@ -69,13 +88,49 @@ class SqliteRoom:
             raise StoreFullError(f"store is full ({self._used} of {limit} bytes); telemetry waits")
         return positions
 
-    def disk_full(self, error: TransientError, plan: Plan) -> TransientError:
-        """The disk itself is full: as if the hard limit were reached, for plans that add."""
-        cause = error.__cause__
-        code = getattr(cause, "sqlite_errorcode", None)
-        if code is not None and code & 0xFF == sqlite3.SQLITE_FULL and (plan.is_bulk or plan.events):
-            return StoreFullError(f"disk is full: {error}", is_hard=True)
-        return error
+    def disk_full(self, error: TransientError, adds: bool) -> TransientError:
+        """The disk itself is full. The reserve goes first: telemetry waits, calls and cursor moves have room again.
+
+        With nothing left in reserve it is as if the hard limit were reached, for plans that add.
+        """
+        code = getattr(error.__cause__, "sqlite_errorcode", None)
+        if code is None or code & 0xFF not in _NO_ROOM:
+            return error
+        if code & 0xFF == sqlite3.SQLITE_IOERR and free_bytes(self._path.parent) > _NEARLY_FULL:
+            return error
+        has_room = self._reserve.release()
+        return StoreFullError(f"disk is full: {error}", is_hard=not has_room) if adds else error
+
+    def close(self) -> None:
+        """The reserve is given back."""
+        self._reserve.release()
+
+    def shrink(self) -> bool:
+        """One round of giving free pages back, from the end of the file; whether there is more to do.
+
+        Begins when the file is 15 % larger than what is in it, and ends at 5 %: pages that a busy queue frees and
+        takes again stay.
+        """
+        (pages,) = self._execute("PRAGMA page_count").fetchone()
+        (free,) = self._execute("PRAGMA freelist_count").fetchone()
+        part = 0.05 if self._is_shrinking else 0.15
+        self._is_shrinking = free > max(_KEPT_PAGES, (pages - free) * part)
+        if self._is_shrinking:
+            self._execute(f"PRAGMA incremental_vacuum({_SHRINK_PAGES})").fetchall()
+        return self._is_shrinking
+
+    def announce(self, plan: Plan, now_ms: int) -> list[tuple[str, bytes]]:
+        """What was dropped, as events at the end of an admitted plan that moves the cursor; for `close_gaps`."""
+        if not (plan.moved and self.gaps.is_due(now_ms)) or self._used > self.limit_bytes * ROOM:
+            return []
+        rows = self._execute(OPEN).fetchall()
+        plan.add([announcements(rows, now_ms)])
+        return [row[:2] for row in rows]
+
+    def close_gaps(self, announced: list[tuple[str, bytes]]) -> None:
+        """In the transaction of the plan that announces them."""
+        for entity in announced:
+            self._execute(CLOSE_SQLITE, entity)
 
     def drop_deployed(self, positions: Positions, lane: int, up_to: int) -> int:
         """One range of confirmed events, up to and including `up_to`; how many went."""
@@ -100,7 +155,7 @@ class SqliteRoom:
         return self._execute("DELETE FROM ts_kv WHERE (slot, series_id, ts) < (?, ?, ?)", row).rowcount
 
     def _make_room(self, positions: Positions) -> None:
-        goal = self._config.max_bytes * ROOM
+        goal = self.limit_bytes * ROOM
         for _ in range(MOST_ROUNDS):
             if self.used_bytes() < goal:
                 return
@@ -116,31 +171,42 @@ class SqliteRoom:
         self.used_bytes()
 
     def _drop_pending(self, positions: Positions) -> int:
-        """One range of pending telemetry of the main lane; the last event stays, it holds the place of its number."""
+        """One range of pending telemetry of the main lane, noted as gaps in the same transaction; the last event
+        stays, it holds the place of its number.
+        """
         if not self._is_dropping:
             self._is_dropping = True
             log.warning("store: full, the oldest telemetry is dropped (counted in store.dropped_events)")
         start = max(self._drop_from, positions.cursor[Lane.MAIN] + 1)
         count = 0
-        while not count and start < positions.last[Lane.MAIN]:
-            end = min(start + ROUND_ROWS, positions.last[Lane.MAIN])
-            count = self._execute(
-                "DELETE FROM cloud_event WHERE lane = 0 AND seq_id >= ? AND seq_id < ?"
-                " AND cloud_event_action = 'TIMESERIES_UPDATED'",
-                (start, end),
-            ).rowcount
-            start = self._drop_from = end
-        self._counters.add("store.dropped_events", count)
-        (lowest,) = self._execute(
-            "SELECT min(seq_id) FROM cloud_event WHERE lane = 0 AND seq_id > ?", (positions.cursor[Lane.MAIN],)
-        ).fetchone()
-        if lowest is not None and lowest - 1 > positions.cursor[Lane.MAIN]:
-            # Everything up to here is gone: the cursor need not count it as waiting.
-            self._execute(
-                "INSERT INTO cloud_event_cursor (lane, seq_id) VALUES (0, ?1)"
-                " ON CONFLICT (lane) DO UPDATE SET seq_id = ?1",
-                (lowest - 1,),
-            )
+        self._execute("BEGIN IMMEDIATE")
+        try:
+            while not count and start < positions.last[Lane.MAIN]:
+                span = (start, min(start + ROUND_ROWS, positions.last[Lane.MAIN]))
+                self._execute(NOTE_SQLITE, span)
+                count = self._execute(DROP_SQLITE, span).rowcount
+                start = span[1]
+            (lowest,) = self._execute(
+                "SELECT min(seq_id) FROM cloud_event WHERE lane = 0 AND seq_id > ?", (positions.cursor[Lane.MAIN],)
+            ).fetchone()
+            is_behind = lowest is not None and lowest - 1 > positions.cursor[Lane.MAIN]
+            if is_behind:
+                # Everything up to here is gone: the cursor need not count it as waiting.
+                self._execute(
+                    "INSERT INTO cloud_event_cursor (lane, seq_id) VALUES (0, ?1)"
+                    " ON CONFLICT (lane) DO UPDATE SET seq_id = ?1",
+                    (lowest - 1,),
+                )
+            self._execute("COMMIT")
+        except BaseException:
+            with contextlib.suppress(sqlite3.Error):
+                self._execute("ROLLBACK")
+            raise
+        self._drop_from = start
+        if is_behind:
             positions.cursor[Lane.MAIN] = lowest - 1
             positions.first[Lane.MAIN] = max(positions.first[Lane.MAIN], lowest)
+        if count:
+            self.gaps.is_open = True
+            self._counters.add("store.dropped_events", count)
         return count

@@ -86,11 +86,13 @@ async def test_drop_oldest_drops_telemetry_only_and_counts_it(durable):
         numbers = [one.created_ms for one in kept[1:]]
         assert numbers == list(range(numbers[0], 20_000))
         assert store.events.cursor(Lane.MAIN) == 0
-        await store.commit([[MoveCursor(Lane.MAIN, 1)]])
+        await store.commit([[MoveCursor(Lane.MAIN, 1)]])  # the cloud listens: the gap is announced to it
+        assert store.events.last(Lane.MAIN) == 20_002
+        await store.commit([[MoveCursor(Lane.MAIN, 20_002)]])
         for start in range(0, 6_000, 500):
             await store.commit([[event(n)] for n in range(start, start + 500)])
         depth = await store.events.depth()
         last = store.events.last(Lane.MAIN)
         waiting = await store.events.peek(Lane.MAIN, store.events.cursor(Lane.MAIN), 100_000)
         assert depth.pending[Lane.MAIN] == len(waiting)
-        assert waiting[-1].seq_id == last == 26_001
+        assert waiting[-1].seq_id == last == 26_002
