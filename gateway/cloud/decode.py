@@ -74,11 +74,22 @@ def decode_response(data: bytes) -> LinkEvent:
     return Unknown()
 
 
+_REFUSALS: Final = (
+    ("Failed to find the edge!", Refusal.UNKNOWN_KEY),
+    ("Failed to validate the edge!", Refusal.WRONG_SECRET),
+)
+"""How the server's text begins; the rest of it repeats the key or the secret."""
+
+
 def _verdict(answer: edge_pb2.ConnectResponseMsg) -> LinkEvent:
     if answer.responseCode == edge_pb2.ACCEPTED:
         return Accepted(_identity(answer.configuration), answer.maxInboundMessageSize or _DEFAULT_LIMIT)
-    is_credentials = answer.responseCode == edge_pb2.BAD_CREDENTIALS
-    return Refused(Refusal.BAD_CREDENTIALS if is_credentials else Refusal.UNAVAILABLE)
+    if answer.responseCode != edge_pb2.BAD_CREDENTIALS:
+        return Refused(Refusal.UNAVAILABLE)
+    for sign, reason in _REFUSALS:
+        if answer.errorMsg.startswith(sign):
+            return Refused(reason)
+    return Refused(Refusal.BAD_CREDENTIALS)
 
 
 def _identity(configuration: edge_pb2.EdgeConfiguration) -> EdgeIdentity:

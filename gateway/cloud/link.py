@@ -459,6 +459,10 @@ def _proxy_url(config: CloudConfig) -> str:
 
 
 def _refusal(event: Refused) -> GatewayError:
+    if event.reason is Refusal.UNKNOWN_KEY:
+        return RefusedError("the cloud does not know this routing key: was it mistyped, or the edge deleted there?")
+    if event.reason is Refusal.WRONG_SECRET:
+        return RefusedError("the cloud knows this routing key, but its secret is another one")
     if event.reason is Refusal.BAD_CREDENTIALS:
         return RefusedError("the cloud does not know this routing key, or its secret is wrong; check both")
     return TransientError("the cloud cannot accept us now (SERVER_UNAVAILABLE)")

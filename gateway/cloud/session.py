@@ -33,7 +33,9 @@ class State(StrEnum):
 class Refusal(StrEnum):
     """Why the cloud did not accept us. The server's own text is never kept: it repeats the secret."""
 
-    BAD_CREDENTIALS = auto()
+    UNKNOWN_KEY = auto()
+    WRONG_SECRET = auto()
+    BAD_CREDENTIALS = auto()  #: one of the two
     UNAVAILABLE = auto()
 
 

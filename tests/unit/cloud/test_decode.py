@@ -48,7 +48,7 @@ def test_accepted_without_a_customer():
 
 def test_refused_without_the_text_that_holds_the_secret():
     event = decode_response(vector("down_refused"))
-    assert event == Refused(Refusal.BAD_CREDENTIALS)
+    assert event == Refused(Refusal.WRONG_SECRET)
     assert "secret-1" not in repr(event)
 
 
