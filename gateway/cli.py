@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import importlib
 import json
 import logging
 import os
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -32,19 +34,26 @@ config_option = click.option(
 )
 
 
+_ELSEWHERE: Mapping[str, tuple[str, str]] = {
+    "cloud-sim": ("gateway.cloudsim.command", "cloud_sim"),
+    "doctor": ("gateway.cli_doctor", "doctor"),
+}
+"""Commands with a module of their own, imported when they are called or listed."""
+
+
 class _Commands(click.Group):
-    """`cloud-sim` is a command of its own package, imported when it is called or listed."""
+    """Those of this module, and those of `_ELSEWHERE`."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """By name."""
-        return sorted([*super().list_commands(ctx), "cloud-sim"])
+        return sorted([*super().list_commands(ctx), *_ELSEWHERE])
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         """One command."""
-        if cmd_name == "cloud-sim":
-            from gateway.cloudsim.command import cloud_sim
-
-            return cloud_sim
+        if cmd_name in _ELSEWHERE:
+            module, name = _ELSEWHERE[cmd_name]
+            command: click.Command = getattr(importlib.import_module(module), name)
+            return command
         return super().get_command(ctx, cmd_name)
 
 
@@ -156,12 +165,16 @@ def _load(path: Path | None) -> tuple[Path | None, GatewayConfig]:
     """The file that was read (None: there is none, all defaults), and what it says."""
     from gateway.config import load_config
 
-    if path is None:
-        path = next((p for p in (SYSTEM_CONFIG, Path("config/gateway.yaml")) if _is_there(p)), None)
+    path = find_config(path)
     try:
         return path, load_config(path, os.environ)
     except ConfigError as error:
         _fail_config(error, path)
+
+
+def find_config(path: Path | None) -> Path | None:
+    """The file to read: the given one, else the first that is there; None: there is none."""
+    return path or next((p for p in (SYSTEM_CONFIG, Path("config/gateway.yaml")) if _is_there(p)), None)
 
 
 def _is_there(path: Path) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import json
 import socket
+import time
 from pathlib import Path
 from typing import Any, Final
 
@@ -12,10 +13,16 @@ PENDING_HEALTHY: Final = 1000
 PENDING_WARNING: Final = 5000
 LAG_HEALTHY_S: Final = 5.0
 LAG_WARNING_S: Final = 30.0
+HOURS_WARNING: Final = 6.0
+SALVAGE_TOLD_S: Final = 7 * 86_400.0
 
 
 class LocalApiError(Exception):
     """The gateway did not answer on its socket."""
+
+
+class NotRunning(LocalApiError):
+    """Nobody listens there: no gateway runs with this configuration."""
 
 
 class _UnixConnection(http.client.HTTPConnection):
@@ -43,7 +50,7 @@ def ask(socket_path: Path, path: str) -> Any:
     except PermissionError:
         raise LocalApiError(f"no rights for {socket_path}: try as root or as a member of its group") from None
     except (FileNotFoundError, ConnectionRefusedError):
-        raise LocalApiError(f"no gateway answers on {socket_path}; is it running, with this configuration?") from None
+        raise NotRunning(f"no gateway answers on {socket_path}; is it running, with this configuration?") from None
     except (OSError, ValueError) as error:
         raise LocalApiError(f"{socket_path}: {error}") from None
     finally:
@@ -78,8 +85,16 @@ def judge(status: dict[str, Any]) -> list[str]:
             remarks.append(f"bus {bus['name']} is not connected")
     if queue.get("problem"):
         remarks.append(f"the store cannot be read: {queue['problem']}")
-    if status["store"]["oldest_waiting_s"] > 5:
+    if status["store"]["oldest_waiting_s"] > 5 + status["store"].get("commit_every_s", 0):
         remarks.append(f"the store has not answered for {status['store']['oldest_waiting_s']:.0f} s")
+    forecast = status.get("forecast") or {}
+    if (hours := forecast.get("hours_left")) is not None and hours < HOURS_WARNING:
+        remarks.append(f"the store is full in {hours:.1f} hours at the present rate")
+    if (salvage := status.get("salvage")) and time.time() - salvage["time"] / 1000 < SALVAGE_TOLD_S:
+        lost = ", ".join(f"about {count} of {table}" for table, count in salvage["lost"].items())
+        remarks.append(
+            f"the store was damaged ({salvage['why']}); lost: {lost or 'nothing'}; kept: {salvage['kept_as']}"
+        )
     remarks += [f"rule problem: {problem}" for problem in status["rules"]["problems"]]
     return remarks
 
@@ -101,6 +116,7 @@ def render(status: dict[str, Any]) -> None:
             f"queue    {queue['pending']} pending, {queue['deployed']} deployed, {queue['parked']} parked,"
             f" lag {queue['lag_s']:.1f} s"
         )
+    console.print(f"store    {_outlook(status.get('forecast') or {})}")
     console.print(f"mqtt     port {status['mqtt']['port']}, {status['mqtt']['connections']} connections")
     for bus in status.get("buses", []):
         console.print(
@@ -117,6 +133,19 @@ def render(status: dict[str, Any]) -> None:
         console.print(f"… and {len(status['devices']) - 50} devices more")
     for remark in judge(status):
         console.print(f"! {remark}", style="yellow")
+
+
+def _outlook(forecast: dict[str, Any]) -> str:
+    if forecast.get("used_bytes") is None:
+        return "not measured yet"
+    parts = [f"{forecast['used_bytes'] / 1e6:.1f} of {forecast['limit_bytes'] / 1e6:.0f} MB"]
+    if forecast["event_bytes"]:
+        parts.append(f"{forecast['event_bytes']} bytes an event")
+    if forecast["hours_left"] is not None:
+        parts.append(f"full in {forecast['hours_left']:.1f} h at this rate")
+    if forecast["drain_s"]:
+        parts.append(f"drained in {forecast['drain_s']} s")
+    return ", ".join(parts)
 
 
 def _short(chain: dict[str, Any]) -> str:

@@ -15,6 +15,7 @@ import socket
 import ssl
 import struct
 from collections.abc import AsyncIterator
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Final
 
@@ -37,6 +38,15 @@ _NAME_MISMATCH: Final = (62, 64)
 Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
 
+@dataclass(frozen=True, slots=True)
+class Layer:
+    """What one step found. A broken one is the last; its text begins with the layer and holds the remedy."""
+
+    name: str
+    text: str
+    is_ok: bool = True
+
+
 class Broken(Exception):
     """The layer that does not work."""
 
@@ -46,18 +56,37 @@ async def diagnose(config: CloudConfig, timeout_s: float = 3.0) -> str | None:
 
     Every step has `timeout_s`; it never raises but for cancellation.
     """
+    last = (await layers(config, timeout_s))[-1]
+    return None if last.is_ok else last.text
+
+
+async def layers(config: CloudConfig, timeout_s: float = 3.0) -> list[Layer]:
+    """All steps of the way up to the first that does not work; never empty, and as `diagnose` otherwise."""
+    passed: list[Layer] = []
     try:
-        async with _connected(config, timeout_s) as (reader, writer):
+        async with _connected(config, timeout_s, passed) as (reader, writer):
             if config.ssl_enabled:
                 await _handshake(config, writer, timeout_s)
+                passed.append(Layer("TLS", _tls_words(writer)))
             await _expect_http2(config, reader, writer, timeout_s)
+            passed.append(Layer("HTTP/2", "the server speaks it"))
     except Broken as broken:
-        return str(broken)
+        passed.append(_broken(str(broken)))
     except GatewayError as error:  # a certificate file
-        return str(error)
+        passed.append(Layer("TLS", str(error), is_ok=False))
     except OSError as error:
-        return f"TCP: {_words(error)}"
-    return None
+        passed.append(_broken(f"TCP: {_words(error)}"))
+    return passed
+
+
+def _broken(text: str) -> Layer:
+    name = "proxy" if text.startswith("proxy") else text.split(":", 1)[0]
+    return Layer(name, text, is_ok=False)
+
+
+def _tls_words(writer: asyncio.StreamWriter) -> str:
+    session = writer.get_extra_info("ssl_object")
+    return f"{session.version()}, the certificate is trusted" if session is not None else "on"
 
 
 async def server_certificate(config: CloudConfig, timeout_s: float = 3.0) -> bytes | None:
@@ -76,14 +105,22 @@ async def server_certificate(config: CloudConfig, timeout_s: float = 3.0) -> byt
 
 
 @contextlib.asynccontextmanager
-async def _connected(config: CloudConfig, timeout_s: float) -> AsyncIterator[Streams]:
-    """A TCP connection to the server, through the proxy when there is one; closed at the end, without waiting."""
+async def _connected(
+    config: CloudConfig, timeout_s: float, passed: list[Layer] | None = None
+) -> AsyncIterator[Streams]:
+    """A TCP connection to the server, through the proxy when there is one; closed at the end, without waiting.
+
+    What works is added to `passed`.
+    """
+    passed = [] if passed is None else passed
     host, port, who = (
         (config.proxy_host, config.proxy_port, "proxy: ") if config.proxy_host else (config.host, config.port, "")
     )
     try:
         async with asyncio.timeout(timeout_s):
-            await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
+            found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
+            addresses = ", ".join(dict.fromkeys(str(entry[4][0]) for entry in found[:4]))
+            passed.append(Layer("DNS", f"{who}{host} is {addresses}"))
     except (OSError, UnicodeError):
         raise Broken(f"{who}DNS: the name {host!r} does not resolve; check the name and this machine's DNS") from None
     except TimeoutError:
@@ -95,9 +132,11 @@ async def _connected(config: CloudConfig, timeout_s: float) -> AsyncIterator[Str
         raise Broken(f"{who}TCP: {host}:{port} does not answer; a firewall, or the wrong address") from None
     except OSError as error:
         raise Broken(f"{who}TCP: {_words(error)}") from None
+    passed.append(Layer("TCP", f"{who}{host}:{port} accepts connections"))
     try:
         if config.proxy_host:
             await _through_proxy(config, reader, writer, timeout_s)
+            passed.append(Layer("proxy", f"it lets us through to {config.host}:{config.port}"))
         yield reader, writer
     finally:
         writer.transport.abort()

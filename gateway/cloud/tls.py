@@ -19,7 +19,8 @@ from gateway.errors import RefusedError, RejectedError
 WARN_DAYS: Final = 30
 _DAY_MS: Final = 86_400_000
 _PEM: Final = re.compile(rb"-----BEGIN CERTIFICATE-----.+?-----END CERTIFICATE-----", re.DOTALL)
-_INTEGER, _SEQUENCE, _UTC_TIME, _GENERALIZED_TIME, _VERSION = 0x02, 0x30, 0x17, 0x18, 0xA0
+_INTEGER, _SEQUENCE, _SET, _UTC_TIME, _GENERALIZED_TIME, _VERSION = 0x02, 0x30, 0x31, 0x17, 0x18, 0xA0
+_COMMON_NAME: Final = b"\x55\x04\x03"  # 2.5.4.3
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,15 +92,50 @@ def file_expiries(config: CloudConfig) -> list[Expiry]:
     for name, path in (("ssl_cert", config.ssl_cert), ("ssl_client_cert", config.ssl_client_cert)):
         if path is None:
             continue
-        ends = []
-        try:
-            for block in _PEM.findall(path.read_bytes()):
-                ends.append(not_after_ms(ssl.PEM_cert_to_DER_cert(block.decode("ascii"))))
-        except (OSError, ValueError, RejectedError):
-            continue  # connecting says what is wrong with it
-        if ends:
-            found.append(Expiry(f"cloud.{name}", min(ends)))
+        expiry = pem_expiry(f"cloud.{name}", path)
+        if expiry is not None:  # otherwise connecting says what is wrong with it
+            found.append(expiry)
     return found
+
+
+def pem_expiry(name: str, path: Path) -> Expiry | None:
+    """The certificate in this file that ends first; None when there is none that can be read."""
+    try:
+        blocks = _PEM.findall(path.read_bytes())
+        ends = [not_after_ms(ssl.PEM_cert_to_DER_cert(block.decode("ascii"))) for block in blocks]
+    except (OSError, ValueError, RejectedError):
+        return None
+    return Expiry(name, min(ends)) if ends else None
+
+
+def common_names(der: bytes) -> tuple[str, str]:
+    """Whose certificate (DER) this is, and who issued it: the common names, "" where there is none. A stranger's
+    text: printable, and short.
+
+    Raises:
+        RejectedError: This is not a certificate.
+    """
+    tbs = _content(_content(der, 0, _SEQUENCE)[0], 0, _SEQUENCE)[0]
+    tag, _, position = _element(tbs, 0)
+    if tag == _VERSION:
+        _, _, position = _element(tbs, position)
+    _, position = _content(tbs, position, _SEQUENCE)
+    issuer, position = _content(tbs, position, _SEQUENCE)
+    _, position = _content(tbs, position, _SEQUENCE)
+    subject, _ = _content(tbs, position, _SEQUENCE)
+    return _common_name(subject), _common_name(issuer)
+
+
+def _common_name(name: bytes) -> str:
+    position = 0
+    while position < len(name):
+        parts, position = _content(name, position, _SET)
+        pair, _ = _content(parts, 0, _SEQUENCE)
+        _, kind, after = _element(pair, 0)
+        if kind == _COMMON_NAME:
+            text = _element(pair, after)[1].decode("utf-8", "replace")[:64]
+            return "".join(letter if letter.isprintable() else "?" for letter in text)
+    return ""
 
 
 def not_after_ms(der: bytes) -> int:
