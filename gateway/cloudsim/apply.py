@@ -22,7 +22,7 @@ from gateway.cloudsim.rpc import RpcCalls, RpcRecord
 from gateway.cloudsim.strict import DATA_TYPES, PartCheck, StreamCheck
 from gateway.cloudsim.values import Report, check_halves, check_value, read_values, uuid_of
 from gateway.cloudsim.world import SCOPES, STATE_KEYS, Entity, World
-from gateway.domain.entity import Json
+from gateway.domain.entity import NULL_UUID, Json
 from gateway.domain.telemetry import Attribute, Value
 from gateway.errors import RejectedError
 from gateway.supervise import Counters
@@ -247,6 +247,7 @@ class Uplink:
         id_ = uuid_of(msg.idMSB, msg.idLSB)
         known = self._world.get("ALARM", id_)
         if msg.msgType == _CREATED:
+            self._check_customer(json)
             same = self._active_alarm(json)
             target = same.id if same is not None else id_
             self._world.add("ALARM", target, {**json, "id": {"entityType": "ALARM", "id": str(target)}})
@@ -261,6 +262,13 @@ class Uplink:
         elif msg.msgType == _ALARM_CLEAR:
             clear = {"cleared": True, "clearTs": json.get("clearTs", 0), "details": json.get("details")}
             known.json = {**known.json, **clear}
+
+    def _check_customer(self, json: JsonObject) -> None:
+        customer = (json.get("customerId") or {}).get("id")
+        originator = self._world.get(json["originator"]["entityType"], UUID(json["originator"]["id"]))
+        owner = ((originator.json.get("customerId") or {}) if originator else {}).get("id")
+        if customer not in (None, str(NULL_UUID), owner):
+            raise RejectedError("the alarm's customer is not that of its originator")
 
     def _active_alarm(self, json: JsonObject) -> Entity | None:
         wanted = (json["originator"]["id"], json.get("type"))

@@ -36,6 +36,8 @@ class FaultSettings:
     """The connection stands, and nothing is read or written until this is over."""
     unavailable: bool = False
     """A connect is answered with SERVER_UNAVAILABLE."""
+    edge_deleted: bool = False
+    """A connect is answered as of an edge that was deleted; an open stream ends with `end_session`."""
     shuffle_answers: bool = False
     """Answers overtake one another."""
     rtt_ms: float = 0.0
@@ -118,7 +120,7 @@ def _matches(wanted: str, names: list[str]) -> bool:
 def _is_right_kind(name: str, value: Json) -> bool:
     if name in ("fail_once", "fail_always", "never_answer"):
         return value is None or (isinstance(value, str) and value != "")
-    if name in ("sync_never_completes", "silent", "unavailable", "shuffle_answers"):
+    if name in ("sync_never_completes", "silent", "unavailable", "edge_deleted", "shuffle_answers"):
         return isinstance(value, bool)
     if isinstance(value, bool):
         return False

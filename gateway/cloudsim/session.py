@@ -147,7 +147,8 @@ class Session:
         if self._cloud.faults.settings.unavailable:
             self._refuse(edge_pb2.SERVER_UNAVAILABLE, "Server is not available")
             return
-        if request.edgeRoutingKey != self._options.routing_key:
+        is_deleted = self._cloud.faults.settings.edge_deleted
+        if is_deleted or request.edgeRoutingKey != self._options.routing_key:
             error = f"Failed to find the edge! Routing key: {request.edgeRoutingKey}"
         elif request.edgeSecret != self._options.routing_secret:
             error = f"Failed to validate the edge! Provided request secret: {request.edgeSecret}"

@@ -187,10 +187,19 @@ class PartCheck:
             id_ = UUID(customer["id"])
             if id_ != NULL_UUID and self._world.get("CUSTOMER", id_) is None:
                 self._report("customer_unknown", f"{name}: {id_}")
+            if id_ == NULL_UUID and self._has_customer(type_, json):
+                self._report(
+                    "customer_lost", f"{name}: {json.get('name')!r} has one; null keeps it, the empty id does not"
+                )
         if type_ == "ALARM":
             self._need_id(name, json, "originator", None)
         if type_ in ("DEVICE_PROFILE", "ASSET_PROFILE"):
             self._echo(name, type_, json)
+
+    def _has_customer(self, type_: str, json: JsonObject) -> bool:
+        known = self._world.get(type_, UUID(json["id"]["id"])) if _is_uuid(json.get("id")) else None
+        customer = known.json.get("customerId") if known is not None else None
+        return customer is not None and customer["id"] != str(NULL_UUID)
 
     def _echo(self, name: str, type_: str, json: JsonObject) -> None:
         if not _is_uuid(json.get("id")):
