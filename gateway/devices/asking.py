@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 from uuid import UUID
 
+from gateway.devices.load import Load
 from gateway.domain.changes import AppendEvent
 from gateway.domain.cloud_event import Action, CloudEvent, Lane
 from gateway.domain.telemetry import AttributeScope
@@ -55,7 +56,7 @@ class Asking:
         self.wait_s = 0.0
         self._asked: dict[UUID, tuple[int, float]] = {}  # device: number of the cloud session, monotonic seconds
         self._waiting: dict[UUID, list[_Waiting]] = {}
-        self._count = 0
+        self._load = Load(MAX_WAITING, MAX_WAITING_OF_DEVICE)
 
     async def complete(self, session: Session, keys: Sequence[str]) -> None:
         """Returns when these shared attributes of the session's device (none named: any) are here or will not be."""
@@ -69,7 +70,7 @@ class Asking:
         left_s = (asked_s if is_asked else now_s) + self.wait_s - now_s
         if left_s <= 0:
             return
-        if self._count >= MAX_WAITING or len(self._waiting.get(device_id, ())) >= MAX_WAITING_OF_DEVICE:
+        if not self._load.has_room(device_id):
             self._counters.add("devices.attribute_waits_refused")
             return
         if not is_asked:
@@ -95,7 +96,7 @@ class Asking:
         device_id = session.device.id
         waiting = _Waiting(session, keys, asyncio.get_running_loop().create_future())
         self._waiting.setdefault(device_id, []).append(waiting)
-        self._count += 1
+        self._load.enter(device_id)
         timer = asyncio.ensure_future(self._clock.sleep(left_s))
         lost = asyncio.ensure_future(link.wait_lost())
         try:
@@ -103,7 +104,7 @@ class Asking:
         finally:
             timer.cancel()
             lost.cancel()
-            self._count -= 1
+            self._load.leave(device_id)
             same_device = self._waiting[device_id]
             same_device.remove(waiting)
             if not same_device:
@@ -123,7 +124,7 @@ class Asking:
 
     def waiting(self) -> int:
         """Requests that wait for the cloud now."""
-        return self._count
+        return len(self._load)
 
     def _is_known(self, device_id: UUID, keys: Sequence[str]) -> bool:
         device = self._state.device(device_id)

@@ -17,6 +17,7 @@ from uuid import UUID
 
 import orjson
 
+from gateway.devices.load import Load
 from gateway.devices.waiting import within
 from gateway.domain.changes import AppendEvent, Change, SaveRpc
 from gateway.domain.cloud_event import Action, CloudEvent, Lane
@@ -35,7 +36,10 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 MAX_OPEN: Final = 1000
-"""Calls under way; one more is answered INTERNAL."""
+"""Calls under way; one more is answered INTERNAL. As many calls of devices to the server may wait."""
+
+MAX_OPEN_OF_DEVICE: Final = 100
+"""Of them those of one device: a noisy one takes no more than this from the others."""
 
 CLIENT_RPC_TIMEOUT_S: Final = 60.0
 """How long a device's own call waits for its answer (device API §1.12)."""
@@ -61,9 +65,11 @@ class RpcDesk:
         self._pipeline, self._state, self._clock, self._counters = pipeline, state, clock, counters
         self.session_of: Callable[[UUID], Session | None] = lambda _: None
         self._open: dict[tuple[UUID, int], _Open] = {}
+        self._load = Load(MAX_OPEN, MAX_OPEN_OF_DEVICE)  # open ones, and those on their way through the rules
         self._next_id: dict[UUID, int] = {}
         self._seen: OrderedDict[UUID, None] = OrderedDict()
         self._routed: set[UUID] = set()
+        self._server_load = Load(MAX_OPEN, MAX_OPEN_OF_DEVICE)
         self._server_calls: dict[tuple[UUID, int], tuple[UUID, asyncio.Future[str | None]]] = {}
         self._tasks: asyncio.TaskGroup | None = None
         self._early: list[RuleCall] = []
@@ -115,12 +121,18 @@ class RpcDesk:
 
     def _admit(self, request: RpcRequest) -> Receipt:
         if request.expires_ms <= self._clock.now_ms():
-            return self._pipeline.commit(self._answer_changes(request, RpcResponse(error=RpcError.TIMEOUT)))
+            return self._refuse(request, RpcError.TIMEOUT)
         if self._state.device(request.device_id) is None:
-            return self._pipeline.commit(self._answer_changes(request, RpcResponse(error=RpcError.NOT_FOUND)))
-        if len(self._open) >= MAX_OPEN:
-            return self._pipeline.commit(self._answer_changes(request, RpcResponse(error=RpcError.INTERNAL)))
+            return self._refuse(request, RpcError.NOT_FOUND)
+        if not self._load.has_room(request.device_id):
+            self._counters.add("rpc.refused")
+            return self._refuse(request, RpcError.INTERNAL)
         return self._enter(request)
+
+    def _refuse(self, request: RpcRequest, error: RpcError) -> Receipt:
+        """It was never taken: the caller is told, of a persisted call as well (no id has been sent for it)."""
+        event = _answer_event(request, RpcResponse(error=error), self._clock.now_ms())
+        return self._pipeline.commit([*self._state_change(request, RpcState.DONE), event])
 
     def _enter(self, request: RpcRequest) -> Receipt:
         device = self._state.device(request.device_id)
@@ -148,19 +160,21 @@ class RpcDesk:
             metadata=metadata,
             ts_ms=self._clock.now_ms(),
         )
+        self._load.enter(request.device_id)
         receipt = self._pipeline.run([message], first=self._state_change(request, RpcState.QUEUED))
         receipt.add_done_callback(lambda done: self._check_routed(done, request))
         return receipt
 
     def _check_routed(self, done: Receipt, request: RpcRequest) -> None:
         """After the rules: a chain without an `rpc call request` node answers nothing, so it is closed here."""
+        self._load.leave(request.device_id)
         uuid = request.request_uuid
         if uuid in self._routed:
             self._routed.discard(uuid)
         elif not done.cancelled() and done.exception() is None:
             self._counters.add("rpc.unrouted")
             log.warning("rpc: no rule sent the call %r on to its device", request.method)
-            self._pipeline.commit(self._answer_changes(request, RpcResponse(error=RpcError.INTERNAL)))
+            self._refuse(request, RpcError.INTERNAL)
 
     def _start(self, call: RuleCall) -> None:
         """`rpc call request`, after the commit."""
@@ -170,10 +184,15 @@ class RpcDesk:
             self._early.append(call)
             return
         device_id = call.request.device_id
+        if not call.request.is_from_cloud and not self._load.has_room(device_id):
+            self._counters.add("rpc.refused")
+            self._pipeline.resume(call.resume(RpcResponse(error=RpcError.INTERNAL)))
+            return
         rpc_id = self._next_id.get(device_id, 0)
         self._next_id[device_id] = (rpc_id + 1) & 0x7FFFFFFF
         entry = _Open(call.request, call.resume)
         self._open[device_id, rpc_id] = entry
+        self._load.enter(device_id)
         self._tasks.create_task(self._conduct(device_id, rpc_id, entry), name=f"rpc {call.request.method}")
 
     async def _conduct(self, device_id: UUID, rpc_id: int, entry: _Open) -> None:
@@ -195,6 +214,7 @@ class RpcDesk:
             self._pipeline.resume(outcome, first)
         finally:
             self._open.pop((device_id, rpc_id), None)
+            self._load.leave(device_id)
 
     async def _talk(self, device_id: UUID, rpc_id: int, entry: _Open) -> RpcResponse:
         """Hand the call over (again after a lost connection) and wait for the answer."""
@@ -246,12 +266,13 @@ class RpcDesk:
     async def call_server(self, session: Session, request_id: int, method: str, params: Json) -> str | None:
         """Through the rules; answered by a reply node or by the cloud, None when nobody does in time."""
         key = (session.device.id, request_id)
-        if len(self._server_calls) >= MAX_OPEN:
+        if not self._server_load.has_room(session.device.id):
             # Not this device's fault: it is told, and stays connected.
             self._counters.add("rpc.server_calls_refused")
             return '{"error":"too many calls wait for answers, try again later"}'
         future: asyncio.Future[str | None] = asyncio.get_running_loop().create_future()
         self._server_calls[key] = (session.id, future)
+        self._server_load.enter(key[0])
         message = Message(
             type=MessageType.TO_SERVER_RPC_REQUEST.value,
             originator=session.device.entity_id,
@@ -271,6 +292,7 @@ class RpcDesk:
         except TimeoutError:
             return None
         finally:
+            self._server_load.leave(key[0])
             if self._server_calls.get(key) == (session.id, future):
                 del self._server_calls[key]
 

@@ -4,12 +4,13 @@ from uuid import uuid4
 
 import pytest
 
-from gateway.devices.rpc import MAX_OPEN
+from gateway.devices.load import Load
+from gateway.devices.rpc import MAX_OPEN_OF_DEVICE
 from gateway.domain.changes import SaveRpc
 from gateway.domain.cloud_event import Lane
-from gateway.domain.rpc import RpcRequest, RpcResponse, RpcState
+from gateway.domain.rpc import RpcError, RpcRequest, RpcResponse, RpcState
 from gateway.errors import RejectedError, TransientError
-from gateway.ports import Snapshot
+from gateway.ports import RuleCall, Snapshot
 from tests.fakes.house import FakeChannel, House, settle
 
 
@@ -269,10 +270,15 @@ async def test_an_answer_to_a_call_of_an_earlier_connection_is_not_taken_for_the
 async def test_when_too_many_calls_to_the_server_wait_the_caller_is_told_and_calls_of_gone_devices_are_forgotten():
     async with House() as house:
         noisy = house.inlet.open_session(house.add_device("Noisy", "n"), FakeChannel())
-        calls = [asyncio.ensure_future(noisy.call_server(number, "m", None)) for number in range(MAX_OPEN)]
+        calls = [asyncio.ensure_future(noisy.call_server(number, "m", None)) for number in range(MAX_OPEN_OF_DEVICE)]
         await settle()
+        assert "too many" in (await asyncio.wait_for(noisy.call_server(1000, "m", None), 1) or "")
         other = house.inlet.open_session(house.add_device("Other", "o"), FakeChannel())
-        assert "too many" in (await other.call_server(1, "m", None) or "")
+        first = asyncio.ensure_future(other.call_server(1, "m", None))
+        await settle()
+        assert not first.done()  # one noisy device takes nothing from it
+        house.rpc.server_answered(other.device.id, 1, None, "3")
+        assert await first == "3"
         noisy.close()
         await settle()
         assert all(call.done() for call in calls)
@@ -387,3 +393,84 @@ async def test_the_time_of_a_devices_own_call_is_the_clock_of_the_house():
         assert not answer.done()
         await house.clock.advance(1)
         assert await answer is None
+
+
+def test_a_load_has_a_bound_for_each_device_and_one_for_all():
+    load, one, other, third = Load(3, 2), uuid4(), uuid4(), uuid4()
+    for device in (one, one, other):
+        assert load.has_room(device)
+        load.enter(device)
+    assert [load.has_room(device) for device in (one, other, third)] == [False, False, False]
+    load.leave(one)
+    assert [load.has_room(device) for device in (one, other, third)] == [True, True, True]
+    assert len(load) == 2
+
+
+async def test_one_device_with_many_calls_does_not_starve_the_others():
+    async with House() as house:
+        noisy, quiet, channel = house.add_device("Noisy", "n"), house.add_device("Quiet", "q"), FakeChannel()
+        channel.answer = RpcResponse(response="1")
+        house.inlet.open_session(quiet, channel).subscribe_rpc(True)
+        for number in range(MAX_OPEN_OF_DEVICE + 1):
+            await house.commands.call_device(house.call(noisy, request_id=number))
+        await house.commands.call_device(house.call(quiet, request_id=5000))
+        await settle()
+        assert [(answer["requestId"], answer.get("error", answer.get("response"))) for answer in house.answers()] == [
+            (MAX_OPEN_OF_DEVICE, "INTERNAL"),
+            (5000, "1"),
+        ]
+        assert house.counters.get("rpc.refused") == 1
+        await house.clock.advance(11)  # the device never came: their deadlines end them, and there is room again
+        assert house.rpc.open_calls() == 0
+        await house.commands.call_device(house.call(noisy))
+        await settle()
+        assert house.rpc.open_calls() == 1
+
+
+async def test_calls_that_come_together_are_counted_before_they_are_durable():
+    async with House() as house:
+        device = house.add_device()
+        house.committer.hold()
+        for number in range(MAX_OPEN_OF_DEVICE + 3):
+            house.rpc.call_device(house.call(device, request_id=number))
+        house.committer.release()
+        await settle()
+        assert house.rpc.open_calls() == MAX_OPEN_OF_DEVICE
+        assert [answer["error"] for answer in house.answers()] == ["INTERNAL"] * 3
+
+
+async def test_calls_of_rules_have_the_same_bound_and_the_chain_goes_on_with_the_error():
+    async with House() as house:
+        device = house.add_device()
+        calls = [
+            RuleCall(house.call(device, is_from_cloud=False, request_uuid=None), house.rules._resume)
+            for _ in range(MAX_OPEN_OF_DEVICE + 1)
+        ]
+        for call in calls:
+            house.pipeline.on_call(call)
+        await settle()
+        assert house.rpc.open_calls() == MAX_OPEN_OF_DEVICE
+        assert house.rules.resumed == [RpcResponse(error=RpcError.INTERNAL)]
+        assert house.answers() == []
+
+
+@pytest.mark.parametrize("reason", ["TIMEOUT", "NOT_FOUND", "INTERNAL", "unrouted"])
+async def test_a_persisted_call_that_is_not_taken_is_answered(reason):
+    async with House() as house:
+        device = house.add_device()
+        request = house.call(device, is_persisted=True)
+        if reason == "TIMEOUT":
+            request = house.call(device, is_persisted=True, expires_ms=house.clock.now_ms() - 1)
+        elif reason == "NOT_FOUND":
+            request = house.call(device, is_persisted=True, device_id=uuid4())
+        elif reason == "INTERNAL":
+            for _ in range(MAX_OPEN_OF_DEVICE):
+                await house.commands.call_device(house.call(device))
+        else:
+            house.rules.routes_rpc = False
+        await house.commands.call_device(request)
+        await settle()
+        error = "INTERNAL" if reason == "unrouted" else reason
+        (answer,) = house.answers()
+        assert (answer["requestUUID"], answer["error"]) == (str(request.request_uuid), error)
+        assert states(house)[-1] is RpcState.DONE
