@@ -12,6 +12,8 @@ import pytest
 
 from gateway.cloud.pb import edge_pb2
 from gateway.cloudsim import CloudSim, CloudSimOptions, Flavour, SimDevice
+from gateway.cloudsim.options import CustomerKind
+from gateway.domain.entity import NULL_UUID
 from gateway.errors import ConfigError, RejectedError
 from tests.integration.cloud_sim_edge import Edge, halves, until
 
@@ -302,3 +304,45 @@ async def test_latency_and_order_can_change_at_any_time():
 def test_faults_from_the_start_are_checked():
     with pytest.raises(ConfigError, match="unknown fault 'typo'"):
         CloudSim(options(faults=(("typo", True),)))
+
+
+# ── what costs an edge dearly, and a server does not say ──
+
+
+async def test_an_edge_that_was_deleted_is_refused_like_a_wrong_key():
+    async with connected() as (sim, edge):
+        sim.faults.update({"edge_deleted": True})
+        await sim.end_session()
+        await until(lambda: edge.status)
+        assert edge.status is grpc.StatusCode.OK
+        async with Edge(sim.grpc_port) as again:
+            answer = await again.connect()
+            assert answer.responseCode == edge_pb2.BAD_CREDENTIALS
+            assert "demo-edge" in answer.errorMsg
+
+
+async def test_an_alarm_has_the_customer_of_its_originator_or_none():
+    async with connected(customer=CustomerKind.REAL) as (sim, edge):
+        device = sim.world.device_named("Valve B")
+        customer = {"entityType": "CUSTOMER", "id": str(sim.world.customer_id)}
+        alarm = {"type": "Hot", "originator": device.json["id"], "customerId": customer}
+        msg = edge_pb2.AlarmUpdateMsg(idMSB=1, idLSB=2, entity=orjson.dumps(alarm).decode())
+        answer = await edge.uplink(alarmUpdateMsg=[msg])
+        assert (answer.success, sim.state()["alarms"]) == (False, 0)
+        assert "customer" in answer.errorMsg
+        sim.world.add("DEVICE", device.id, {**device.json, "customerId": customer})
+        assert (await edge.uplink(alarmUpdateMsg=[msg])).success
+
+
+async def test_the_id_of_no_customer_takes_the_customer_away_and_is_noted():
+    async with connected(customer=CustomerKind.REAL) as (sim, edge):
+        device = sim.world.device_named("Valve B")
+        customer = {"entityType": "CUSTOMER", "id": str(sim.world.customer_id)}
+        sim.world.add("DEVICE", device.id, {**device.json, "customerId": customer})
+        await edge.uplink(deviceUpdateMsg=[edge.device_update(device.id, "Valve B")])
+        assert sim.world.device_named("Valve B").json["customerId"] == customer
+        assert "customer_lost" not in sim.state()["violation_counts"]
+        nobody = {"entityType": "CUSTOMER", "id": str(NULL_UUID)}
+        await edge.uplink(deviceUpdateMsg=[edge.device_update(device.id, "Valve B", customerId=nobody)])
+        assert sim.world.device_named("Valve B").json["customerId"] == nobody
+        assert sim.state()["violation_counts"]["customer_lost"] == 1
