@@ -20,10 +20,12 @@ from gateway.supervise import Counters
 from gateway.uplink.answers import Answers
 from gateway.uplink.backlog import Backlog
 from gateway.uplink.batch import MAX_SHARED_BYTES, Batch
+from gateway.uplink.calls import Calls
 from gateway.uplink.cursor import Cursor
 from gateway.uplink.overtaking import PAGE, Overtaking
 
 _EXPRESS_WINDOW: Final = 8
+_BURST: Final = 2  # messages made without a pause: a call has to wait for no more
 
 
 class Uplink:
@@ -43,9 +45,12 @@ class Uplink:
     ) -> None:
         """`state` gives the names of devices to the reasons of parked events."""
         main = max(2 * PAGE, 2 * config.window * config.batch_size)
+        calls = Calls()
         self._lanes = [
-            LaneDrain(Lane.MAIN, config.window, main, config, events, link, committer, clock, counters, state),
-            LaneDrain(Lane.EXPRESS, _EXPRESS_WINDOW, 256, config, events, link, committer, clock, counters, state),
+            LaneDrain(Lane.MAIN, config.window, main, config, events, link, committer, clock, counters, calls, state),
+            LaneDrain(
+                Lane.EXPRESS, _EXPRESS_WINDOW, 256, config, events, link, committer, clock, counters, calls, state
+            ),
         ]
 
     async def serve(self) -> None:
@@ -63,6 +68,10 @@ class Uplink:
         return {lane.lane.name.lower(): lane.status() for lane in self._lanes}
 
 
+class _MovedElsewhere(Exception):
+    """What is held here does not wait any more."""
+
+
 class LaneDrain:
     """One lane. All of its state belongs to one event loop; callbacks and both tasks run on it."""
 
@@ -77,9 +86,11 @@ class LaneDrain:
         committer: Committer,
         clock: Clock,
         counters: Counters,
+        calls: Calls,
         state: StateReader | None = None,
     ) -> None:
         self.lane = lane
+        self._calls = calls
         self._window, self._capacity, self._config = window, capacity, config
         self._events, self._link, self._committer = events, link, committer
         self._clock, self._counters, self._state = clock, counters, state
@@ -123,7 +134,17 @@ class LaneDrain:
         }
 
     async def serve(self) -> None:
-        """Read ahead and send, until cancelled."""
+        """Read ahead and send, until cancelled; from the start when the stored cursor was moved by someone else."""
+        while True:
+            try:
+                await self._serve()
+            except* _MovedElsewhere:
+                pass
+            task = asyncio.current_task()
+            if task is not None and task.cancelling():  # a group that ends of itself may swallow it
+                raise asyncio.CancelledError
+
+    async def _serve(self) -> None:
         self._reset()
         if self._link.is_ready:
             self._overtaking.begin()
@@ -179,7 +200,10 @@ class LaneDrain:
             self._overtaking.look_if_room()
             if self._is_lost:
                 continue
-            await self._sleep(delay_s)
+            if delay_s == 0:
+                await asyncio.sleep(0)  # the others' turn
+            else:
+                await self._sleep(delay_s)
 
     async def _reconnected(self) -> None:
         """Wait for the link; what was on its way has come back to its place."""
@@ -188,6 +212,8 @@ class LaneDrain:
             self._wake.clear()
             await self._wake.wait()
         self._session = await self._link.wait_ready()
+        if self._events.cursor(self.lane) > self._backlog.cursor:
+            raise _MovedElsewhere  # what was read ahead is parked by now, or dropped: it must not be sent
         now_s = self._clock.monotonic_s()
         for stream in self._overtaking.streams():
             stream.shift(now_s - (now_s if self._lost_s is None else self._lost_s))
@@ -224,26 +250,34 @@ class LaneDrain:
                 await timer
 
     def _fill_window(self) -> float | None:
-        """Send what may be sent; seconds until there may be more without an answer or a new event."""
+        """Send what may be sent; seconds until there may be more without an answer or a new event.
+
+        0 after a burst: encoding a whole window takes longer than a call should wait for the loop.
+        """
         now_s = self._clock.monotonic_s()
         if now_s < self._answers.paused_until_s:
             return self._answers.paused_until_s - now_s
         delays: list[float] = []
-        while len(self._in_flight) < self._window and not self._is_lost:
+        burst = _BURST
+        window = self._window if self.lane is Lane.EXPRESS else self._calls.window(self._window, now_s)
+        while len(self._in_flight) < window and not self._is_lost:
             for stream in self._overtaking.streams():
-                batch = self._take(stream, now_s, delays)
+                batch = self._take(stream, now_s, delays, window)
                 if batch is not None:
                     self._overtaking.sent()
                     self._give(stream, batch)
+                    burst -= 1
                     break
             else:
                 break
-        if len(self._in_flight) < self._window:
+            if not burst:
+                return 0.0
+        if len(self._in_flight) < window:
             due = [stream.next_due_s for stream in self._overtaking.streams()]
             delays += [max(0.0, due_s - now_s) for due_s in due if due_s is not None]
         return min(delays, default=None)
 
-    def _take(self, stream: Backlog, now_s: float, delays: list[float]) -> Batch | None:
+    def _take(self, stream: Backlog, now_s: float, delays: list[float], window: int) -> Batch | None:
         batch = stream.take_alone(now_s)
         if batch is not None:
             return batch
@@ -252,7 +286,7 @@ class LaneDrain:
             delays.append(wait_s)
             return None
         max_bytes = min(self._link.max_message_bytes, MAX_SHARED_BYTES)
-        batch = stream.take_shared(self._config.batch_size, self._window - len(self._in_flight), max_bytes)
+        batch = stream.take_shared(self._config.batch_size, window - len(self._in_flight), max_bytes)
         if batch is not None:
             stream.partial_since_s = None
         return batch
@@ -273,6 +307,8 @@ class LaneDrain:
             self._lose()
             stream.returned(batch)
             return
+        if self.lane is Lane.EXPRESS:
+            self._calls.answered(self._clock.monotonic_s())
         self._counters.add("uplink.sent", len(batch))
         self._in_flight.add(future)
         stream.in_flight += 1
