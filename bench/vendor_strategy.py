@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import asyncio
 import multiprocessing
-import random
 import sys
 import time
 from collections.abc import Iterator
@@ -122,7 +121,9 @@ class VendorClient:
 def _packs(backlog: list[edge_pb2.EntityDataProto]) -> Iterator[list[edge_pb2.UplinkMsg]]:
     for start in range(0, len(backlog), PACK):
         page = backlog[start : start + PACK]
-        ids = random.sample(range(2_147_483_647), len(page))
+        ids = range(
+            start + 1, start + 1 + len(page)
+        )  # the vendor draws them; two equal ones would spoil the measurement
         yield [edge_pb2.UplinkMsg(uplinkMsgId=id_, entityData=[data]) for id_, data in zip(ids, page, strict=True)]
 
 
