@@ -6,7 +6,7 @@ import asyncio
 import importlib
 import sys
 
-END_TO_END = ("ingest", "end_to_end", "drain", "million", "footprint")
+END_TO_END = ("ingest", "end_to_end", "drain", "million", "footprint", "sd_card")
 PARTS = ("broker_front", "rules_walk", "store_commit", "uplink_drain", "modbus_poll", "reconnects", "full_sync")
 
 

@@ -25,7 +25,7 @@ from gateway.downlink import Dispatcher
 from gateway.errors import ConfigError, TransientError
 from gateway.fieldbus import Fieldbus
 from gateway.fieldbus.plugins import Plugins, parse_buses
-from gateway.health import Watchdog
+from gateway.health import Forecast, Watchdog, written_bytes
 from gateway.health.watchdog import notify
 from gateway.ports import Clock, CloudEvents, Snapshot, Store
 from gateway.rules import RuleEngine
@@ -63,7 +63,7 @@ class Gateway:
             if opened is None:
                 return
             store, snapshot = opened
-            committer = GroupCommitter(store, clock, counters)
+            committer = GroupCommitter(store, clock, counters, gather_s=config.store.commit_every_s)
             state = State(snapshot)
             rules = RuleEngine(state, config.rules, clock, counters)
             rules.load_files()
@@ -136,7 +136,15 @@ class Gateway:
                     async def status() -> dict[str, Any]:
                         return await self._status(store, committer, status_parts)
 
-                    api = LocalApi(config.socket_path, status, store.events, counters.all)
+                    forecast = Forecast(store, clock)
+                    keep(forecast.name, forecast.serve)
+                    status_parts["forecast"] = forecast.status
+                    status_parts["salvage"] = lambda: state.setting("store_salvage")
+
+                    def totals() -> dict[str, int]:
+                        return counters.all() | {"storage.written_bytes": written_bytes() or 0}
+
+                    api = LocalApi(config.socket_path, status, store.events, totals, forecast.gauges)
                     keep(api.name, api.serve)
                     keep("maintenance", lambda: self._maintain(store))
                     watchdog = Watchdog(clock, committer.oldest_waiting_s, lambda: _summary(status_parts))
@@ -207,6 +215,7 @@ class Gateway:
             "queue": await queue_status(store.events, now_ms),
             "store": {
                 "kind": self.config.store.kind,
+                "commit_every_s": self.config.store.commit_every_s,
                 "last_commit_ms": round(committer.last_commit_s * 1000, 3),
                 "oldest_waiting_s": round(committer.oldest_waiting_s(), 3),
             },

@@ -440,6 +440,14 @@ class QueueDepth:
     oldest_ms: int | None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoreUse:
+    """What is kept, and from when on `when_full` applies; PostgreSQL: about."""
+
+    used_bytes: int
+    limit_bytes: int
+
+
 class Store(Protocol):
     """State and cloud_event behind one writer. Errors: `TransientError` (disk full, server away: the
     committer tries again), `RejectedError` (this unit can never be written).
@@ -466,6 +474,10 @@ class Store(Protocol):
     @property
     def events(self) -> CloudEvents:
         """The queue's reading side."""
+        ...
+
+    async def use(self) -> StoreUse:
+        """Cheap: its cost does not grow with what is kept."""
         ...
 
     async def maintain(self) -> None:

@@ -11,16 +11,17 @@ import logging
 from collections import deque
 from typing import Final
 
-from gateway.domain.changes import AppendEvent, UnitOfWork
+from gateway.domain.changes import AppendEvent, MoveCursor, SaveAttributes, SaveTelemetry, UnitOfWork
 from gateway.errors import RejectedError, TransientError
 from gateway.ports import Clock, Receipt, Store
-from gateway.store.full import StoreFullError, must_wait
+from gateway.store.full import BULK_ACTIONS, StoreFullError, must_wait
 from gateway.supervise import Backoff, Counters
 
 log = logging.getLogger(__name__)
 
 GROUP_UNITS: Final = 2_000
 GROUP_BYTES: Final = 8 << 20
+_PATIENT: Final = (SaveTelemetry, SaveAttributes, MoveCursor)
 FIRST_RETRY_S, LONGEST_RETRY_S, LONGEST_FULL_RETRY_S = 0.1, 5.0, 1.0
 
 _Item = tuple[UnitOfWork, Receipt]
@@ -33,6 +34,9 @@ class GroupCommitter:
 
     name = "committer"
 
+    # With `gather_s` (for storage that wears out) data of devices waits that long for its group; whatever
+    # somebody waits for ends the waiting, and takes everything along.
+
     def __init__(
         self,
         store: Store,
@@ -41,7 +45,9 @@ class GroupCommitter:
         *,
         max_waiting: int = 20_000,
         max_waiting_bytes: int = 32 << 20,
+        gather_s: float = 0.0,
     ) -> None:
+        self._gather_s, self._is_urgent = gather_s, False
         self._store, self._clock, self._counters = store, clock, counters
         self._max_waiting, self._max_bytes = max_waiting, max_waiting_bytes
         self._bytes = 0  # of the bodies of events that have no receipt yet
@@ -75,6 +81,9 @@ class GroupCommitter:
         self._bytes += _size(unit)
         if len(waiting) > self._max_waiting or self._bytes > self._max_bytes:
             self._is_congested = True
+        if self._gather_s and not self._is_urgent and (self._is_congested or not _is_patient(unit)):
+            self._is_urgent = True
+            self._wake()
         return receipt
 
     @property
@@ -134,6 +143,9 @@ class GroupCommitter:
                     await self._sleeper
                 finally:
                     self._sleeper = None
+            if self._gather_s and not self._is_urgent and not self._held:
+                await self._pause(self._gather_s)
+            self._is_urgent = False
             try:
                 await self._turn()
             except TransientError as error:
@@ -274,6 +286,18 @@ class GroupCommitter:
         if self._outage and not self._held:
             self._outage = ""
             log.info("committer: writing again")
+
+
+def _is_patient(unit: UnitOfWork) -> bool:
+    """Data of devices, and the place of the queue: nobody waits for it but the receipt itself."""
+    for change in unit:
+        kind = type(change)
+        if kind is AppendEvent:
+            if change.event.action not in BULK_ACTIONS or change.event.lane:  # type: ignore[union-attr]
+                return False
+        elif kind not in _PATIENT:
+            return False
+    return bool(unit)
 
 
 def _fail(receipt: Receipt, error: RejectedError) -> None:

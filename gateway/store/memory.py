@@ -32,7 +32,7 @@ from gateway.domain.downlink import DOCUMENT_TYPES
 from gateway.domain.entity import Device, DeviceProfile, EntityId, Json
 from gateway.domain.rpc import RpcState
 from gateway.domain.telemetry import Attribute, Value
-from gateway.ports import FINISHED_RPCS, CloudEvents, QueueDepth, Snapshot
+from gateway.ports import FINISHED_RPCS, CloudEvents, QueueDepth, Snapshot, StoreUse
 from gateway.store.lanes import Lanes, Positions
 from gateway.store.plan import SQLITE, Owner, Plan
 from gateway.store.series import Series
@@ -96,6 +96,10 @@ class MemoryStore:
         """Oldest first."""
         found = sorted(self.series.get((entity, key), {}).items(), key=lambda pair: pair[0])
         return [pair for pair in found if from_ms <= pair[0] < to_ms][:limit]
+
+    async def use(self) -> StoreUse:
+        """Nothing is counted, and nothing is full."""
+        return StoreUse(used_bytes=0, limit_bytes=0)
 
     async def maintain(self) -> None:
         """Nothing to do: nothing lasts."""

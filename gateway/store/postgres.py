@@ -20,7 +20,7 @@ from gateway.domain.changes import UnitOfWork
 from gateway.domain.entity import EntityId
 from gateway.domain.telemetry import Attribute, Value
 from gateway.errors import ConfigError, RefusedError, RejectedError, TransientError
-from gateway.ports import FINISHED_RPCS, Clock, CloudEvents, Snapshot
+from gateway.ports import FINISHED_RPCS, Clock, CloudEvents, Snapshot, StoreUse
 from gateway.store import tables
 from gateway.store.lanes import Lanes, Positions
 from gateway.store.plan import SLOT_MS, Dialect, Owner, Plan, identity_of
@@ -186,6 +186,10 @@ class PostgresStore:
         named = {"series": series_id, "from_ms": from_ms, "to_ms": to_ms, "limit": limit}
         rows = await self.fetch(_HISTORY, {**named, "first": from_ms // SLOT_MS, "last": to_ms // SLOT_MS})
         return [(ts_ms, decode_columns(*value)) for ts_ms, *value in rows]
+
+    async def use(self) -> StoreUse:
+        """About; from memory."""
+        return StoreUse(used_bytes=self.room.used_bytes(), limit_bytes=self._config.max_bytes)
 
     async def maintain(self) -> None:
         """Old history, old confirmed events, finished calls; the server's own vacuum gives space back."""

@@ -22,13 +22,13 @@ from gateway.domain.cloud_event import Lane
 from gateway.domain.entity import EntityId
 from gateway.domain.telemetry import Attribute, Value
 from gateway.errors import TransientError
-from gateway.ports import FINISHED_RPCS, Clock, CloudEvents, Snapshot
+from gateway.ports import FINISHED_RPCS, Clock, CloudEvents, Snapshot, StoreUse
 from gateway.store import sqlite_file, tables
 from gateway.store.lanes import Lanes, Positions
 from gateway.store.plan import SLOT_MS, SQLITE, Owner, Plan, identity_of
 from gateway.store.series import Series
 from gateway.store.sqlite_events import SqliteEvents
-from gateway.store.sqlite_room import SqliteRoom
+from gateway.store.sqlite_room import SqliteRoom, used_bytes
 from gateway.store.tables import (
     DOCUMENTS,
     Table,
@@ -132,6 +132,11 @@ class SqliteStore:
             "limit": limit,
         }
         return await self._reader.call(lambda: self._history(named))
+
+    async def use(self) -> StoreUse:
+        """Pages in use."""
+        used = await self._reader.call(lambda: self._quietly(lambda: used_bytes(self._read)))
+        return StoreUse(used_bytes=used, limit_bytes=self._room.limit_bytes)
 
     async def maintain(self) -> None:
         """Old history, old confirmed events, finished calls; gives space back and shortens the log."""

@@ -30,6 +30,14 @@ _KEPT_PAGES: Final = 64
 _SHRINK_PAGES: Final = 1_000
 
 
+def used_bytes(connection: sqlite3.Connection) -> int:
+    """Pages in use, those still in the write-ahead log included."""
+    pages, free, size = (
+        connection.execute(f"PRAGMA {name}").fetchone()[0] for name in ("page_count", "freelist_count", "page_size")
+    )
+    return int((pages - free) * size)
+
+
 class SqliteRoom:
     """Everything here runs in the writing thread, outside of a transaction.
 
@@ -44,8 +52,7 @@ class SqliteRoom:
         self.limit_bytes = budget_bytes - wal_bytes(budget_bytes)
         self._reserve = Reserve(path, min(RESERVE_BYTES, budget_bytes // 16))
         self._reserve.take()
-        self._execute = connection.execute
-        (self._page_bytes,) = self._execute("PRAGMA page_size").fetchone()
+        self._connection, self._execute = connection, connection.execute
         self._measure_every = min(1 << 20, max(4096, budget_bytes // 256))
         self._unmeasured = self._measure_every
         self._used = 0
@@ -56,9 +63,7 @@ class SqliteRoom:
 
     def used_bytes(self) -> int:
         """Pages in use, those still in the write-ahead log included."""
-        (pages,) = self._execute("PRAGMA page_count").fetchone()
-        (free,) = self._execute("PRAGMA freelist_count").fetchone()
-        self._used = (pages - free) * self._page_bytes
+        self._used = used_bytes(self._connection)
         self._unmeasured = 0
         return self._used
 

@@ -34,7 +34,9 @@ class LocalApi:
         status: Callable[[], Awaitable[dict[str, Any]]],
         events: CloudEvents,
         counters: Callable[[], dict[str, int]],
+        gauges: Callable[[], dict[str, float]] = dict,
     ) -> None:
+        self._gauges = gauges
         self._path, self._status, self._events, self._counters = socket_path, status, events, counters
 
     async def serve(self) -> None:
@@ -112,6 +114,7 @@ class LocalApi:
         from starlette.responses import PlainTextResponse
 
         lines = [f"edge_gateway_{name.replace('.', '_')}_total {count}\n" for name, count in self._counters().items()]
+        lines += [f"edge_gateway_{name.replace('.', '_')} {value}\n" for name, value in self._gauges().items()]
         return PlainTextResponse("".join(lines), media_type="text/plain; version=0.0.4")
 
 

@@ -235,3 +235,52 @@ async def test_big_payloads_are_bounded_by_their_bytes():
         await asyncio.gather(*receipts)
         await asyncio.wait_for(waiting, 5)
         assert not desk.committer.is_congested
+
+
+def reading(number: int) -> AppendEvent:
+    return AppendEvent(
+        CloudEvent(type="DEVICE", action="TIMESERIES_UPDATED", entity_id=BOILER.id, created_ms=number, body=b"{}")
+    )
+
+
+async def test_with_economy_data_waits_for_its_group_and_so_does_its_receipt():
+    desk = Desk()
+    desk.committer = GroupCommitter(desk.store, desk.clock, desk.counters, gather_s=20)
+    async with serving(desk):
+        for number in range(10):
+            desk.submit(
+                f"r{number}", SaveTelemetry(BOILER, number, {"t": 1}), reading(number), MoveCursor(Lane.MAIN, 0)
+            )
+            await desk.clock.advance(1.5)
+        assert desk.done == []
+        assert desk.store.groups == []
+        await desk.clock.advance(5)
+        assert len(desk.done) == 10
+        assert [len(group) for group in desk.store.groups] == [10]
+
+
+@pytest.mark.parametrize("what", ["call", "state", "barrier", "congestion"])
+async def test_with_economy_what_somebody_waits_for_takes_everything_along_at_once(what: str):
+    desk = Desk()
+    desk.committer = GroupCommitter(desk.store, desk.clock, desk.counters, gather_s=20, max_waiting=50)
+    async with serving(desk):
+        before = 0
+        for round_ in range(2):  # the second one waits again
+            desk.submit("data", reading(round_))
+            await desk.clock.advance(1)
+            assert len(desk.done) == before
+            if what == "call":
+                call = CloudEvent(
+                    type="DEVICE", action="RPC_CALL", entity_id=BOILER.id, created_ms=1, lane=Lane.EXPRESS
+                )
+                desk.submit(what, AppendEvent(call))
+            elif what == "state":
+                desk.submit(what, SaveSetting("s", 1))
+            elif what == "barrier":
+                desk.committer.submit([]).add_done_callback(lambda _: desk.done.append("barrier"))
+            else:
+                for number in range(50):
+                    desk.submit(what, reading(number))
+            await desk.clock.advance(0)
+            before = len(desk.done)
+            assert before == (round_ + 1) * (51 if what == "congestion" else 2)

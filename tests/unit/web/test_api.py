@@ -1,5 +1,6 @@
 import asyncio
 import stat
+import time
 from contextlib import asynccontextmanager
 from uuid import UUID
 
@@ -108,3 +109,34 @@ def test_judgement_of_a_status():
     text = "\n".join(judge(sick))
     for part in ("5001 events wait", "31 s old", "2 events are parked", "closed: refused", "bus plant"):
         assert part in text
+
+
+async def test_metrics_are_counters_and_what_is_known_now(tmp_path):
+    path = tmp_path / "api.sock"
+    server = LocalApi(path, lambda: None, FakeEvents(), lambda: {"a.b": 2}, lambda: {"store.hours_left": 1.5})
+    serving = asyncio.create_task(server.serve())
+    try:
+        async with asyncio.timeout(10):
+            while not path.exists():
+                await asyncio.sleep(0.01)
+            reader, writer = await asyncio.open_unix_connection(str(path))
+            writer.write(b"GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+            answer = (await reader.read()).decode()
+            writer.close()
+    finally:
+        serving.cancel()
+        await asyncio.wait([serving])
+    assert "edge_gateway_a_b_total 2\n" in answer
+    assert "edge_gateway_store_hours_left 1.5\n" in answer
+
+
+def test_what_is_soon_full_or_was_damaged_is_told():
+    status = {"queue": {"pending": 0, "lag_s": 0, "parked": 0}, "store": {"oldest_waiting_s": 50, "commit_every_s": 60}}
+    status |= {"rules": {"problems": []}}
+    assert judge({**status, "forecast": {"hours_left": 40.0}, "salvage": None}) == []
+    assert judge({**status, "forecast": {"hours_left": 2.0}}) == ["the store is full in 2.0 hours at the present rate"]
+    salvage = {"time": int(time.time() * 1000), "why": "page 3", "kept_as": "x.damaged", "lost": {"cloud_event": 7}}
+    (remark,) = judge({**status, "salvage": salvage})
+    assert "about 7 of cloud_event" in remark
+    assert "x.damaged" in remark
+    assert judge({**status, "salvage": {**salvage, "time": 1_000}}) == []
