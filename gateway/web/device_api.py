@@ -1,6 +1,6 @@
 """ThingsBoard's HTTP device API: the device's token in the path, 200 when what it posted is on disk.
 
-Every call is one line of `DeviceHttp._routes`. Statuses and texts are those of ThingsBoard 4.3: 401 without a body for
+Every call is one line of `DeviceApi.routes`. Statuses and texts are those of ThingsBoard 4.3: 401 without a body for
 an unknown token, 500 with the reason for what cannot be read, 408 for a long poll without news.
 """
 
@@ -10,7 +10,6 @@ import asyncio
 import hmac
 import itertools
 import logging
-import ssl
 from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
@@ -28,7 +27,7 @@ from gateway.domain.payloads import (
     rpc_answer_text,
 )
 from gateway.domain.telemetry import TsKv
-from gateway.errors import RefusedError, RejectedError
+from gateway.errors import RejectedError
 from gateway.ports import Clock, DeviceInlet, Receipt
 from gateway.supervise import Counters
 from gateway.web.bodies import Bodies, PeerLeft, TooLarge
@@ -54,81 +53,30 @@ QUIET_S: Final = 60.0
 FIRST_CALL_ID: Final = 0x4000_0000
 """A call over HTTP carries no number: ours begin where a device's own, over MQTT, do not come."""
 
-_LOOK_AROUND_S: Final = 1.0
-_FAREWELL_S: Final = 1.0
-
 Handler = Callable[["Visit", "Request"], Awaitable["Response"]]
 
 
-class DeviceHttp:
-    """Devices that speak HTTP. `ready` is set while it listens; then `port` and `tls_port` are the real ones.
-
-    It knows credentials of type ACCESS_TOKEN only, and shares a device with the MQTT connection that it may
-    have: see `DeviceInlet.open_visit`.
-    """
-
-    name = "http"
+class DeviceApi:
+    """The calls of all devices. It knows credentials of type ACCESS_TOKEN only."""
 
     def __init__(
-        self, config: HttpConfig, inlet: DeviceInlet, clock: Clock, counters: Counters, *, json_type_cast: bool = True
+        self,
+        config: HttpConfig,
+        inlet: DeviceInlet,
+        visits: Visits,
+        doorkeeper: Doorkeeper,
+        clock: Clock,
+        counters: Counters,
+        *,
+        json_type_cast: bool,
     ) -> None:
-        self._config, self._inlet, self._clock, self._counters = config, inlet, clock, counters
-        self._cast = json_type_cast
-        self._doorkeeper = Doorkeeper(config.wrong_token_limit, config.block_s)
-        self._visits = Visits(inlet, clock)
+        self._config, self._inlet, self._visits, self._doorkeeper = config, inlet, visits, doorkeeper
+        self._clock, self._counters, self._cast = clock, counters, json_type_cast
         self._bodies = Bodies()
         self._call_ids = itertools.count()
-        self._connections: Callable[[], int] = lambda: 0
-        self.ready = asyncio.Event()
-        self.port, self.tls_port = config.port, config.tls_port
 
-    def status(self) -> dict[str, Any]:
-        """For `status`."""
-        return {
-            "port": self.port,
-            "tls_port": self.tls_port,
-            "listening": self.ready.is_set(),
-            "connections": self._connections(),
-        }
-
-    async def serve(self) -> None:
-        """Until cancelled; then requests that wait for the disk have a moment to get their answer.
-
-        Raises:
-            TransientError: The address is taken.
-            RefusedError: Certificate or key cannot be used.
-        """
-        from gateway.web.listener import Server  # late: an idle gateway has started before the web libraries are read
-
-        config = self._config
-        server = Server(
-            self._routes(),
-            max_connections=config.max_connections,
-            request_timeout_s=config.request_timeout_s,
-            idle_timeout_s=config.idle_timeout_s,
-            is_blocked=lambda address: self._doorkeeper.is_blocked(address, self._clock.monotonic_s()),
-            count=self._counters.add,
-        )
-        self._connections = lambda: len(server.members)
-        try:
-            if config.port is not None:
-                self.port = await server.listen(config.host, config.port, None, "http.port")
-                log.info("listening for HTTP devices on %s port %d", config.host, self.port)
-            if config.tls_port is not None:
-                context = _tls_context(config)
-                self.tls_port = await server.listen(config.host, config.tls_port, context, "http.tls_port")
-                log.info("listening for HTTPS devices on %s port %d", config.host, self.tls_port)
-            self.ready.set()
-            while True:
-                await self._clock.sleep(_LOOK_AROUND_S)
-                server.look_around()
-                self._visits.close_idle()
-        finally:
-            self.ready.clear()
-            self._visits.close()
-            await server.close(_FAREWELL_S)
-
-    def _routes(self) -> Router:
+    def routes(self) -> Router:
+        """The ASGI app."""
         from starlette.routing import Route, Router
 
         device = "/api/v1/{token}"
@@ -413,16 +361,3 @@ def _json(body: bytes, background: Any = None) -> Response:
     from starlette.responses import Response
 
     return Response(body, 200, media_type="application/json", background=background)
-
-
-def _tls_context(config: HttpConfig) -> ssl.SSLContext:
-    if config.tls_cert is None or config.tls_key is None:
-        raise RefusedError("http.tls_port needs http.tls_cert and http.tls_key")
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    context.set_alpn_protocols(["http/1.1"])
-    try:
-        context.load_cert_chain(config.tls_cert, config.tls_key)
-    except (OSError, ssl.SSLError) as error:
-        raise RefusedError(f"http.tls_cert or tls_key cannot be used: {error}") from error
-    return context
