@@ -131,13 +131,16 @@ async def test_trap_07_data_that_can_never_be_applied_are_acknowledged_with_succ
         broken = queue_pb2.KeyValueProto(key="a", type=queue_pb2.JSON_V, json_v="{")
         known = edge_pb2.EntityDataProto(entityIdMSB=high, entityIdLSB=low, entityType="DEVICE")
         for scope, kv in (("NO_SCOPE", queue_pb2.KeyValueProto(key="a", type=1, long_v=1)), ("SHARED_SCOPE", broken)):
-            msg = edge_pb2.DownlinkMsg(downlinkMsgId=11, entityData=[known])
+            msg = edge_pb2.DownlinkMsg(downlinkMsgId=11 + len(scope), entityData=[known])
             msg.entityData[0].postAttributeScope = scope
             msg.entityData[0].attributesUpdatedMsg.kv.append(kv)
             sim.push_raw(msg)
         msg = edge_pb2.DownlinkMsg(downlinkMsgId=12, entityData=[known])
         msg.entityData[0].postTelemetryMsg.tsKvList.add(ts=5, kv=[broken])
         sim.push_raw(msg)
+        mixed = edge_pb2.DownlinkMsg(downlinkMsgId=13, entityData=[known])  # beside data, an entity that is no JSON
+        mixed.deviceUpdateMsg.add(idMSB=1, idLSB=2, entity="{")
+        sim.push_raw(mixed)
         await sim.set_attributes("Boiler", "SHARED_SCOPE", {"good": 1})
         await until(lambda: {"good": 1} in house.channels["Boiler"].attributes, "the good one behind them is stuck")
         await house.heard()
@@ -282,8 +285,9 @@ async def test_trap_15_an_alarm_that_the_cloud_has_is_cleared_under_the_clouds_i
 
 async def test_trap_16_a_stream_completed_with_ok_is_a_loss_and_the_link_comes_back(tmp_path):
     async with connected(tmp_path) as (sim, house):
-        for connects in (2, 3):
-            await house.post("Boiler", 20)
+        for connects, count in ((2, 0), (3, 20)):  # at first nothing is on its way whose answer could be missed
+            if count:
+                await house.post("Boiler", count)
             await sim.end_session()
             await house.ready(connects)
         await house.settled()
