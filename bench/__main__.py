@@ -7,7 +7,16 @@ import importlib
 import sys
 
 END_TO_END = ("ingest", "end_to_end", "drain", "million", "footprint", "sd_card")
-PARTS = ("broker_front", "rules_walk", "store_commit", "uplink_drain", "modbus_poll", "reconnects", "full_sync")
+PARTS = (
+    "broker_front",
+    "rules_walk",
+    "store_commit",
+    "uplink_drain",
+    "modbus_poll",
+    "reconnects",
+    "full_sync",
+    "http_ingest",
+)
 
 
 def main() -> None:

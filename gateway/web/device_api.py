@@ -135,7 +135,8 @@ class DeviceApi:
                 self._counters.add("http.requests_broken_off")
                 return _answer(408)  # for nobody
             except _VisitEnded:
-                return _answer(401)
+                is_known = self._inlet.find_credentials(request.path_params["token"]) is not None
+                return _answer(503 if is_known else 401)
             except _BadParameter as error:
                 return _answer(400, str(error).encode())
             except _Stopping:

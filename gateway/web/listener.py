@@ -153,6 +153,7 @@ class _Connection(H11Protocol):
             return
         if len(house.members) >= house.max_connections and not house.make_room():
             house.count("http.connections_refused")
+            self.connections.discard(self)  # its farewell takes nobody's place
             transport.write(_BUSY)
             transport.close()
         house.members[self] = None

@@ -519,3 +519,15 @@ async def test_what_was_answered_with_200_is_in_the_cloud_after_kill_9(tmp_path)
             return (await cloud.device("Pump")).get("seq_contiguous") == acknowledged
 
         await until(arrived, 30, "an acknowledged reading is missing in the cloud")
+
+
+async def test_a_device_deleted_while_its_body_arrives_posts_nothing():
+    async with site() as place:
+        reader, writer = await asyncio.open_connection("127.0.0.1", place.room.port)
+        writer.write(b"POST /api/v1/secret-token/telemetry HTTP/1.1\r\nHost: x\r\nContent-Length: 7\r\n\r\n{")
+        await is_true(lambda: place.house.inlet._visits, "the request did not come")
+        await place.house.commands.delete_device(place.device.id)
+        writer.write(b'"a":1}')
+        assert (await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 5)).startswith(b"HTTP/1.1 401 ")
+        writer.close()
+        assert place.posted() == []
