@@ -7,13 +7,17 @@ import logging
 import random
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import Final
 
 from gateway.errors import RefusedError, TransientError
 from gateway.ports import Clock
 
 log = logging.getLogger(__name__)
 
+STEADY_S: Final = 60.0
+"""A room that serves for so long after an outage works again."""
 _REASONS = 20  # remembered in one outage; a text that never repeats must not grow memory
 
 
@@ -94,9 +98,9 @@ async def supervise(
 ) -> None:
     """Keep one room serving: an outage waits and starts again, a bug goes through.
 
-    Two log lines for an outage: its beginning, and its end (the room logs that it works again). `spells`
-    counts how often the room has worked: with it each reason is logged once in every outage, without it
-    whenever the reason changes.
+    Two log lines for an outage: its beginning, and its end; each other reason that turns up in between has one more.
+    `spells` counts how often the room has worked, and the room itself logs that it works again; without it a room
+    that has served for `STEADY_S` works again, and that is logged here.
     """
     told: set[str] = set()
     spell = spells() if spells else 0
@@ -106,7 +110,8 @@ async def supervise(
         # meanwhile, and leaves marks of its own on the task it stands in.
         life = asyncio.ensure_future(serve())
         try:
-            return await life
+            async with _told_when_steady(name, told if spells is None else set(), clock):
+                return await life
         except* (TransientError, RefusedError) as outages:
             error = outages.exceptions[0]
             while isinstance(error, BaseExceptionGroup):
@@ -115,7 +120,7 @@ async def supervise(
                 spell = spells()
                 told.clear()
             if str(error) not in told:
-                if spells is None or len(told) >= _REASONS:
+                if len(told) >= _REASONS:
                     told.clear()
                 told.add(str(error))
                 log.warning("%s: %s; trying again", name, error)
@@ -124,3 +129,22 @@ async def supervise(
         if task is not None and task.cancelling():
             raise asyncio.CancelledError
         await clock.sleep(backoff.next_s(good_spell_s=clock.monotonic_s() - started_s, is_refused=refused))
+
+
+@asynccontextmanager
+async def _told_when_steady(name: str, told: set[str], clock: Clock) -> AsyncIterator[None]:
+    """While the block lasts: after `STEADY_S` the outage that was told is over."""
+    if not told:
+        yield
+        return
+
+    async def watch() -> None:
+        await clock.sleep(STEADY_S)
+        told.clear()
+        log.info("%s: works again", name)
+
+    watching = asyncio.ensure_future(watch())
+    try:
+        yield
+    finally:
+        watching.cancel()

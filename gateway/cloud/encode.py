@@ -82,6 +82,13 @@ def encode_sync(is_full: bool) -> bytes:
     ).SerializeToString()
 
 
+def encode_probe(uplink_id: int) -> bytes:
+    """A message without content: every server answers it with success and does nothing else."""
+    return edge_pb2.RequestMsg(
+        msgType=edge_pb2.UPLINK_RPC_MESSAGE, uplinkMsg=edge_pb2.UplinkMsg(uplinkMsgId=uplink_id)
+    ).SerializeToString()
+
+
 def encode_ack(downlink_id: int, error: str = "") -> bytes:
     """Acknowledge one downlink; the type is UPLINK, another one would be ignored."""
     return edge_pb2.RequestMsg(

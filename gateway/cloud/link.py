@@ -21,7 +21,8 @@ import grpc.aio
 
 from gateway.cloud.decode import decode_response
 from gateway.cloud.diagnosis import diagnose, server_certificate
-from gateway.cloud.encode import encode_ack, encode_connect, encode_sync, encode_uplink
+from gateway.cloud.encode import encode_ack, encode_connect, encode_probe, encode_sync, encode_uplink
+from gateway.cloud.endings import HELD_S, Endings
 from gateway.cloud.pending import Pending
 from gateway.cloud.session import (
     Accepted,
@@ -39,7 +40,7 @@ from gateway.cloud.session import (
 from gateway.cloud.tls import WARN_DAYS, Expiry, file_expiries, not_after_ms, read_pair, read_roots
 from gateway.config import CloudConfig
 from gateway.domain.cloud_event import Lane, StoredEvent
-from gateway.domain.downlink import SyncCompleted
+from gateway.domain.downlink import EdgeConfigured, SyncCompleted
 from gateway.domain.entity import EdgeIdentity
 from gateway.errors import GatewayError, LinkLost, RefusedError, RejectedError, TransientError
 from gateway.ports import Clock, DownlinkHandler, StateReader, UplinkAnswer
@@ -53,7 +54,6 @@ _INBOX: Final = 1000  # the cloud sends 50 and waits for their acknowledgement; 
 _AT_ONCE: Final = 50  # downlinks that are being applied: so many share a commit
 _WATCH_S: Final = 0.5
 _CERTIFICATES_S: Final = 86_400.0  # between two looks at them
-_EVICTIONS: Final = 3  # so many short sessions in a row, each completed by the cloud, are no accident
 _STREAM_OVER: Final = (grpc.aio.AioRpcError, asyncio.InvalidStateError)
 _LARGEST_ID: Final = (1 << 31) - 2
 
@@ -66,6 +66,10 @@ class _NoContact(TransientError):
 
 class _Completed(TransientError):
     """The cloud ended the stream in order."""
+
+
+class _Mute(TransientError):
+    """The stream stands, and the cloud answers nothing."""
 
 
 class GrpcLink:
@@ -94,7 +98,9 @@ class GrpcLink:
         self._sync_heard_s = 0.0
         self._spells = 0
         self._accepted_s: float | None = None
-        self._evictions = 0
+        self._endings = Endings(config)
+        self._ready_s: float | None = None
+        self._is_untold = False  # ready again, and not said while the line comes and goes
         self._expiries: dict[str, Expiry] = {}
         self._expiries_told: set[Expiry] = set()
         self._certificates_due_s = 0.0
@@ -189,7 +195,8 @@ class GrpcLink:
         self._session, self._pending = Session(), Pending()
         self._outbox, self._inbox = asyncio.PriorityQueue(), asyncio.Queue(_INBOX)
         self._since_ms = self._clock.now_ms()
-        self._accepted_s = None
+        self._accepted_s = self._ready_s = None
+        self._is_untold = False
         try:
             await self._connect()
         except BaseException as error:
@@ -201,6 +208,8 @@ class GrpcLink:
         finally:
             self._ready.clear()
             self._lost.set()
+            if self._ready_s is not None:
+                self._endings.ended(self._clock.monotonic_s() - self._ready_s)
             self._on(StreamEnded())
             self._pending.fail(self._last_error or "the link was closed")
 
@@ -211,14 +220,17 @@ class GrpcLink:
             return TransientError(f"{self._where}: {reason}") if reason else cause
         if self._accepted_s is None:
             return cause
-        if not isinstance(cause, _Completed):
-            self._evictions = 0
+        if not isinstance(cause, _Completed | _Mute):
+            self._endings.failed()
             return cause
         lived_s = self._clock.monotonic_s() - self._accepted_s
-        is_short = lived_s < 2 * self._config.reconnect_max_ms / 1000  # the other one waits at most half of that
-        self._evictions = self._evictions + 1 if is_short else 1
-        if self._evictions < _EVICTIONS:
+        if not self._endings.evicted(lived_s, is_mute=isinstance(cause, _Mute)):
             return cause
+        if isinstance(cause, _Mute):
+            return RefusedError(
+                "the cloud accepts us and falls silent soon after, again and again: probably another gateway uses the"
+                " same routing key (a server before 4.0.2 does not say so); give each gateway an edge of its own"
+            )
         return RefusedError(
             "another gateway uses the same routing key: the cloud closes the stream again and again shortly after it"
             " has accepted us; give each gateway an edge of its own in the cloud"
@@ -264,11 +276,7 @@ class GrpcLink:
             raise _refusal(event)
         if not isinstance(event, Accepted):
             raise TransientError("the cloud closed the stream before it answered")
-        if event.identity.cloud_type != "CE":
-            raise RefusedError(
-                f"the cloud is a {event.identity.cloud_type or 'nameless'} edition; only the Community Edition (CE)"
-                " has a protocol that this gateway knows"
-            )
+        _check_edition(event.identity)
         self._max_message_bytes = event.max_message_bytes - _ENVELOPE_BYTES
         self._accepted_s = self._clock.monotonic_s()
         self._number += 1
@@ -309,6 +317,8 @@ class GrpcLink:
                 if not self._pending.answer(event.id, event.answer):
                     self._counters.add("cloud.answers_unknown")
             elif isinstance(event, DownlinkReceived | EdgeChanged):
+                for identity in _identities(event):
+                    _check_edition(identity)
                 self._sync_heard_s = self._clock.monotonic_s()  # a long sync is fine, a stuck one is not
                 await self._inbox.put(event)
 
@@ -369,10 +379,20 @@ class GrpcLink:
         self._on(SyncApplied())
         if not self._ready.is_set():
             self._last_error = None
-            self._spells += 1
+            self._ready_s = self._clock.monotonic_s()
             self._lost.clear()
             self._ready.set()
-            log.info("cloud: connected to %s:%d as %r", self._config.host, self._config.port, self._identity_name)
+            if self._endings.is_flapping:
+                self._is_untold = True
+                self._counters.add("cloud.flaps")
+            else:
+                self._tell_connected()
+
+    def _tell_connected(self) -> None:
+        """The end of an outage: what fails from here on is another one."""
+        self._is_untold = False
+        self._spells += 1
+        log.info("cloud: connected to %s:%d as %r", self._config.host, self._config.port, self._identity_name)
 
     async def _watch(self) -> None:
         while True:
@@ -382,9 +402,25 @@ class GrpcLink:
             if is_syncing and now_s - self._sync_heard_s >= self._config.sync_timeout_s:
                 raise TransientError(f"the cloud's sync stands still for {self._config.sync_timeout_s:g} s")
             if self._pending.overdue_s(now_s, self._config.answer_timeout_s):
-                raise TransientError(
+                raise _Mute(
                     f"the cloud has not answered for {self._config.answer_timeout_s:g} s though messages are waiting"
                 )
+            if self._ready_s is None:
+                continue
+            if self._is_untold and now_s - self._ready_s >= HELD_S:
+                self._endings.held()
+                self._tell_connected()
+            if self._config.probe_s and not self._pending and self._pending.silent_s(now_s) >= self._config.probe_s:
+                self._probe(now_s)
+
+    def _probe(self, now_s: float) -> None:
+        """Ask for an answer: a server that has forgotten this stream still answers the pings of the transport."""
+        future: asyncio.Future[UplinkAnswer] = asyncio.get_running_loop().create_future()
+        future.add_done_callback(lambda done: done.cancelled() or done.exception())  # whatever it says, it is a sign
+        id_ = self._pending.id_of(None)
+        self._pending.add(id_, future, now_s)
+        self._counters.add("cloud.probes")
+        self._post(encode_probe(id_), is_urgent=True)
 
     async def _watch_certificates(self) -> None:
         """Once a day, with the first good connection: the server's own certificate as well as our files."""
@@ -412,6 +448,21 @@ class GrpcLink:
         before = self._session.state
         if self._session.on(event) is not before:
             self._since_ms = self._clock.now_ms()
+
+
+def _identities(event: DownlinkReceived | EdgeChanged) -> list[EdgeIdentity]:
+    """What a message says of who we are."""
+    if isinstance(event, EdgeChanged):
+        return [event.identity]
+    return [command.identity for command in event.downlink.commands if isinstance(command, EdgeConfigured)]
+
+
+def _check_edition(identity: EdgeIdentity) -> None:
+    if identity.cloud_type != "CE":
+        raise RefusedError(
+            f"the cloud is a {identity.cloud_type or 'nameless'} edition; only the Community Edition (CE)"
+            " has a protocol that this gateway knows"
+        )
 
 
 def open_channel(config: CloudConfig) -> grpc.aio.Channel:

@@ -54,6 +54,10 @@ class Pending:
         """The cloud said something."""
         self._heard_s = now_s
 
+    def silent_s(self, now_s: float) -> float:
+        """Since the cloud said something."""
+        return now_s - self._heard_s
+
     def overdue_s(self, now_s: float, limit_s: float) -> float:
         """How long the cloud has owed us a sign of life, or one answer much longer; 0 while all is well.
 

@@ -398,7 +398,8 @@ async def test_what_cannot_be_applied_is_answered_with_its_reason():
 async def test_a_change_of_the_edge_is_told_and_not_acknowledged():
     async def conduct(peer):
         await ready(peer)
-        await peer.write(edgeUpdateMsg={"configuration": {"edgeIdMSB": 1, "edgeIdLSB": 2, "name": "renamed"}})
+        who = {"edgeIdMSB": 1, "edgeIdLSB": 2, "name": "renamed", "cloudType": "CE"}
+        await peer.write(edgeUpdateMsg={"configuration": who})
         await hold(peer)
 
     handler = Handler()
