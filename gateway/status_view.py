@@ -6,6 +6,7 @@ import http.client
 import json
 import socket
 import time
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
@@ -85,7 +86,9 @@ def judge(status: dict[str, Any]) -> list[str]:
             remarks.append(f"bus {bus['name']} is not connected")
     if queue.get("problem"):
         remarks.append(f"the store cannot be read: {queue['problem']}")
-    if status["store"]["oldest_waiting_s"] > 5 + status["store"].get("commit_every_s", 0):
+    if status["store"].get("problem"):
+        remarks.append(f"the store does not take everything: {status['store']['problem']}")
+    elif status["store"]["oldest_waiting_s"] > 5 + status["store"].get("commit_every_s", 0):
         remarks.append(f"the store has not answered for {status['store']['oldest_waiting_s']:.0f} s")
     forecast = status.get("forecast") or {}
     if (hours := forecast.get("hours_left")) is not None and hours < HOURS_WARNING:
@@ -95,6 +98,10 @@ def judge(status: dict[str, Any]) -> list[str]:
         remarks.append(
             f"the store was damaged ({salvage['why']}); lost: {lost or 'nothing'}; kept: {salvage['kept_as']}"
         )
+    remarks += [
+        f"device {name!r} was deleted in the cloud, or is no longer assigned to this edge: its data is not taken"
+        for name in status.get("removed_devices", ())
+    ]
     remarks += [f"rule problem: {problem}" for problem in status["rules"]["problems"]]
     return remarks
 
@@ -108,7 +115,14 @@ def render(status: dict[str, Any]) -> None:
     queue, cloud = status["queue"], status.get("cloud")
     state = f"{cloud['state']}" + (f" as {cloud['edge']!r}" if cloud and cloud.get("edge") else "") if cloud else "off"
     console.print(f"edge-gateway {status['version']}, up {status['uptime_s']} s, {status['memory_bytes'] >> 20} MB")
-    console.print(f"cloud    {state}" + (f"  ({cloud['last_error']})" if cloud and cloud.get("last_error") else ""))
+    console.print(f"cloud    {state}")
+    if cloud and cloud.get("last_error"):
+        console.print(f"         last error ({cloud.get('layer') or 'edge protocol'}): {cloud['last_error']}")
+    for certificate in cloud["certificates"] if cloud and cloud.get("certificates") else ():
+        days = certificate["days_left"]
+        end = datetime.fromtimestamp(certificate["not_after_ms"] / 1000, UTC)
+        left = f"{days} days left" if days >= 0 else "EXPIRED"
+        console.print(f"         certificate {certificate['name']} until {end:%Y-%m-%d} ({left})")
     if queue["lag_s"] is None:
         console.print(f"queue    {queue['pending']} pending")
     else:

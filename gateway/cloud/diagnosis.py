@@ -11,6 +11,7 @@ import asyncio
 import base64
 import contextlib
 import errno
+import re
 import socket
 import ssl
 import struct
@@ -45,6 +46,15 @@ class Layer:
     name: str
     text: str
     is_ok: bool = True
+
+
+_LAYER: Final = re.compile(r"(?:^|: )(proxy|DNS|TCP|TLS|HTTP/2|gRPC|wrong service)\b")
+
+
+def layer_of(error: str) -> str:
+    """The layer that the text of a failed connection names; what names none failed in the conversation itself."""
+    found = _LAYER.search(error)
+    return found[1] if found else "edge protocol"
 
 
 class Broken(Exception):

@@ -20,7 +20,7 @@ import grpc
 import grpc.aio
 
 from gateway.cloud.decode import decode_response
-from gateway.cloud.diagnosis import diagnose, server_certificate
+from gateway.cloud.diagnosis import diagnose, layer_of, server_certificate
 from gateway.cloud.encode import encode_ack, encode_connect, encode_probe, encode_sync, encode_uplink
 from gateway.cloud.endings import HELD_S, Endings
 from gateway.cloud.pending import Pending
@@ -164,6 +164,7 @@ class GrpcLink:
             "state": self._session.state.value,
             "since_ms": self._since_ms,
             "last_error": self._last_error,
+            "layer": layer_of(self._last_error) if self._last_error else None,
             "reconnects": max(0, self._number - 1),
             "session": self._number,
             "in_flight": len(self._pending),

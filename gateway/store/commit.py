@@ -101,6 +101,11 @@ class GroupCommitter:
             finally:
                 self._uncongested.remove(waiter)
 
+    @property
+    def problem(self) -> str | None:
+        """Why nothing, or no data of devices, is written now; None while all is well."""
+        return self._outage or None
+
     def oldest_waiting_s(self) -> float:
         """How long the oldest unit that has no receipt yet has waited, at most; 0 when there is none."""
         if self._waiting or self._held or self._group:

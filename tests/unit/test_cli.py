@@ -205,3 +205,25 @@ def test_a_name_from_outside_cannot_break_the_screen(capsys):
         }
     )
     assert capsys.readouterr().out.count(name) == 5
+
+
+def test_status_says_what_the_store_lacks_which_devices_are_gone_and_when_certificates_end(capsys):
+    cloud = {
+        **{"state": "closed", "edge": "", "last_error": "cloud:7070: TLS: the certificate has another name"},
+        **{"layer": "TLS", "certificates": [{"name": "server", "not_after_ms": 1_800_000_000_000, "days_left": 12}]},
+    }
+    status = {
+        **{"version": "1", "uptime_s": 1, "memory_bytes": 0, "cloud": cloud, "devices": []},
+        "queue": {"pending": 0, "deployed": 0, "parked": 0, "lag_s": 0.0},
+        "store": {"oldest_waiting_s": 99, "problem": "store is full (10 of 10 bytes); telemetry waits"},
+        "mqtt": {"port": 1, "connections": 0},
+        "rules": {"problems": [], "chains": []},
+        "removed_devices": ["Boiler"],
+    }
+    render(status)
+    screen = " ".join(capsys.readouterr().out.split())
+    assert "store is full (10 of 10 bytes); telemetry waits" in screen
+    assert "has not answered" not in screen
+    assert "device 'Boiler' was deleted in the cloud" in screen
+    assert "last error (TLS): cloud:7070: TLS: the certificate has another name" in screen
+    assert "certificate server until 2027-01-15 (12 days left)" in screen

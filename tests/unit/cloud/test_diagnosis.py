@@ -9,7 +9,7 @@ import ssl
 import grpc
 import pytest
 
-from gateway.cloud.diagnosis import diagnose, server_certificate
+from gateway.cloud.diagnosis import diagnose, layer_of, server_certificate
 from gateway.cloud.tls import not_after_ms
 from gateway.demo.processes import free_port
 from gateway.errors import RefusedError, TransientError
@@ -356,3 +356,17 @@ async def test_variables_of_the_environment_do_not_send_us_through_a_proxy(monke
         link = make(port)
         async with running(link):
             assert await asyncio.wait_for(link.wait_ready(), 5) == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "layer"),
+    [
+        ("cloud:7070: TCP: connection refused", "TCP"),
+        ("cloud:7070: proxy 10.0.0.1:3128: it refuses a connection", "proxy"),
+        ("cloud:7070: HTTP/2: something else", "HTTP/2"),
+        ("tls.example:7070: gRPC INTERNAL", "gRPC"),
+        ("the cloud is a PE edition; only the Community Edition (CE)", "edge protocol"),
+    ],
+)
+def test_the_layer_of_an_error(text, layer):
+    assert layer_of(text) == layer

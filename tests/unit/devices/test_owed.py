@@ -62,6 +62,24 @@ async def test_what_is_owed_survives_a_restart_and_what_was_delivered_does_not_c
     assert removed == dict.fromkeys(settings)
 
 
+async def test_a_power_cut_between_the_sending_and_its_mark_repeats_that_one_push_and_no_other():
+    async with House() as house:
+        device = house.add_device()
+        await push(house, device, a=1)
+        changes = house.committer.changes()
+        settings = {one.name: one.value for one in changes if isinstance(one, SaveSetting)}
+        session = house.inlet.open_session(device, channel := FakeChannel())
+        session.hears_attributes = True
+        house.committer.hold()  # the mark does not reach the disk any more
+        house.inlet.deliver_owed(session)
+        assert channel.attributes == [{"a": 1}]
+    kept = [one for one in changes if isinstance(one, SaveAttributes)]
+    async with House(Snapshot(devices=[device], settings=settings)) as house:
+        house.state.apply(kept)
+        assert (await listen(house, device)).attributes == [{"a": 1}]  # at least once
+        assert (await listen(house, device)).attributes == []
+
+
 async def test_a_device_that_subscribes_while_the_change_is_on_its_way_to_the_disk_gets_the_new_value_once():
     async with House() as house:
         device, channel = house.add_device(), FakeChannel()

@@ -136,9 +136,11 @@ async def test_cursor_moves_pass_a_full_store_and_telemetry_waits():
         assert desk.store.events.cursor(Lane.MAIN) == 1
         assert not barrier.done()
         assert not any(receipt.done() for receipt in waiting)
+        assert "full" in str(desk.committer.problem)
         desk.store.is_full = False
         await desk.clock.advance(2)
         await asyncio.gather(*waiting, barrier)
+        assert desk.committer.problem is None
         assert desk.done == ["t0", "cursor", "state", "t1", "t2", "t3"]
         assert [one.created_ms for one in await desk.store.events.peek(Lane.MAIN, 0, 9)] == [0, 1, 2, 3]
         await asyncio.wait_for(desk.submit("t4", *telemetry(4)), 2)
