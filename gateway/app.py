@@ -20,6 +20,7 @@ from gateway.broker import MqttBroker
 from gateway.config import BrokerConfig, CloudConfig, DeviceConfig, GatewayConfig, HttpConfig, PostgresStore
 from gateway.devices import Commands, Found, Inlet, Pipeline, RpcDesk, State, found_devices
 from gateway.devices.founding import basic_credentials, token_credentials
+from gateway.devices.state import REMOVED
 from gateway.domain.cloud_event import Lane
 from gateway.downlink import Dispatcher
 from gateway.errors import ConfigError, TransientError
@@ -126,6 +127,7 @@ class Gateway:
                         "buses": fieldbus.status,
                         "rules": lambda: {"chains": rules.chains(), "problems": rules.problems()},
                         "devices": lambda: _devices(state, inlet),
+                        "removed_devices": lambda: sorted(state.setting(REMOVED) or ()),
                         "mqtt": lambda: {
                             "port": broker.port,
                             "listening": broker.ready.is_set(),
@@ -218,6 +220,7 @@ class Gateway:
                 "commit_every_s": self.config.store.commit_every_s,
                 "last_commit_ms": round(committer.last_commit_s * 1000, 3),
                 "oldest_waiting_s": round(committer.oldest_waiting_s(), 3),
+                "problem": committer.problem,
             },
             **{name: part() for name, part in parts.items()},
             "counters": self.counters.all(),
