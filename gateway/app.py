@@ -147,6 +147,12 @@ class Gateway:
                         return counters.all() | {"storage.written_bytes": written_bytes() or 0}
 
                     api = LocalApi(config.socket_path, status, store.events, totals, forecast.gauges)
+
+                    async def sync_status(with_diff: bool) -> dict[str, Any]:
+                        queue = await queue_status(store.events, clock.now_ms())
+                        return {**downlink.sync.view(with_diff=with_diff), "queue": queue}
+
+                    api.sync = sync_status if config.cloud.enabled else None
                     keep(api.name, api.serve)
                     keep("maintenance", lambda: self._maintain(store))
                     watchdog = Watchdog(clock, committer.oldest_waiting_s, lambda: _summary(status_parts))

@@ -37,6 +37,7 @@ config_option = click.option(
 _ELSEWHERE: Mapping[str, tuple[str, str]] = {
     "cloud-sim": ("gateway.cloudsim.command", "cloud_sim"),
     "doctor": ("gateway.cli_doctor", "doctor"),
+    "sync": ("gateway.cli_sync", "sync"),
 }
 """Commands with a module of their own, imported when they are called or listed."""
 
@@ -205,6 +206,11 @@ def _run(main_coroutine: Any) -> Any:
     except ImportError:
         return asyncio.run(main_coroutine)
     return uvloop.run(main_coroutine)
+
+
+def ask_gateway(config_path: Path | None, path: str) -> Any:
+    """GET from the gateway of this configuration; ends the program with 2 when none answers."""
+    return _ask(_load(config_path)[1], path)
 
 
 def _ask(config: GatewayConfig, path: str) -> Any:

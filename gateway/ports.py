@@ -15,7 +15,7 @@ the message caused is durable, and fails when it never will be. There is no queu
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from typing import Any, Final, Protocol
@@ -330,6 +330,14 @@ class StateReader(Protocol):
         """By name."""
         ...
 
+    def devices(self) -> Iterator[Device]:
+        """All."""
+        ...
+
+    def profiles(self) -> Iterator[DeviceProfile]:
+        """All."""
+        ...
+
     def attribute(self, entity: EntityId, scope: str, key: str) -> Attribute | None:
         """Latest durable value."""
         ...
@@ -360,6 +368,10 @@ class StateReader(Protocol):
 
     def setting(self, name: str) -> Json | None:
         """A small named value of the gateway itself (`SaveSetting`)."""
+        ...
+
+    def settings(self, prefix: str) -> Mapping[str, Json]:
+        """Those whose name begins so; walks through all of them: for a person."""
         ...
 
 

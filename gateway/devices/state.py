@@ -151,6 +151,10 @@ class State:
         """A small named value of the gateway itself."""
         return self._settings.get(name)
 
+    def settings(self, prefix: str) -> Mapping[str, Json]:
+        """Those whose name begins so; walks through all of them."""
+        return {name: value for name, value in self._settings.items() if name.startswith(prefix)}
+
     def apply(self, changes: Iterable[Change]) -> None:
         """Follow what has become durable."""
         for change in changes:

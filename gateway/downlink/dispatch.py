@@ -35,6 +35,7 @@ from gateway.domain.downlink import (
 from gateway.domain.entity import EdgeIdentity, Json
 from gateway.domain.message import Message, MessageType
 from gateway.downlink.keeping import Full, keep, needs_id, needs_json
+from gateway.downlink.sync_log import SYNC_REPORT, SyncLog
 from gateway.downlink.turns import Turns
 from gateway.errors import RejectedError
 from gateway.ports import Clock, DeviceCommands, Receipt, RuleChains, StateReader
@@ -60,10 +61,17 @@ class Dispatcher:
         self._devices, self._chains, self._commit, self._state = devices, chains, commit, state
         self._clock, self._counters = clock, counters
         self._turns = Turns(state)
+        self.sync = SyncLog(state, clock)
         self._full: set[str] = set()  # kinds of which there are too many: said once
 
     async def connected(self, identity: EdgeIdentity) -> bool:
-        """Remember who we are; True when a full sync is needed."""
+        """Remember who we are; True when a full sync is needed. A sync begins now."""
+        await self._identified(identity)
+        is_full = self._state.setting("sync_done") is not True
+        self.sync.begin(is_full=is_full)
+        return is_full
+
+    async def _identified(self, identity: EdgeIdentity) -> None:
         known = self._state.identity()
         is_new = known is None or known.edge_id != identity.edge_id
         if known is not None and is_new:
@@ -82,7 +90,6 @@ class Dispatcher:
             await self._commit([SaveSetting("sync_done", False)])
             await self._devices.append_event("EDGE", Action.ATTRIBUTES_REQUEST, identity.edge_id)
             await self._devices.append_event("EDGE", Action.RELATION_REQUEST, identity.edge_id)
-        return self._state.setting("sync_done") is not True
 
     async def handle(self, downlink: Downlink) -> None:
         """Apply the commands in order; one that is rejected does not keep its neighbours from it.
@@ -97,17 +104,27 @@ class Dispatcher:
 
     async def _handle(self, downlink: Downlink) -> None:
         self._counters.add("downlink.messages")
+        self.sync.heard(downlink)
         rejected: list[str] = []
         for command in downlink.commands:
             try:
                 await self._apply(command, downlink)
-            except RejectedError as error:
-                rejected.append(str(error))
-            except _BUGS as error:
-                rejected.append(self._bug(command, error))
+            except (RejectedError, *_BUGS) as error:
+                reason = str(error) if isinstance(error, RejectedError) else self._bug(command, error)
+                rejected.append(reason)
+                self.sync.rejected(_subject(command), reason)
+            else:
+                self._note(command)
         await self._ask_for_the_rest(downlink)
         if rejected:
             raise RejectedError("; ".join(rejected))
+
+    def _note(self, command: Command) -> None:
+        """For the reconcile report."""
+        if isinstance(command, EntityUpdated):
+            self.sync.named(command)
+        elif isinstance(command, CredentialsUpdated):
+            self.sync.credentials(command.device_id, command.json)
 
     def _bug(self, command: Command, error: Exception) -> str:
         """Ours; but the cloud would send it again after every start, and nothing else would get through.
@@ -125,7 +142,7 @@ class Dispatcher:
             case SyncCompleted():
                 await self._sync_completed()
             case EdgeConfigured(identity):
-                await self.connected(identity)
+                await self._identified(identity)
             case TelemetryReceived(entity, series):
                 for item in series:
                     await self._devices.post_from_cloud(
@@ -167,7 +184,7 @@ class Dispatcher:
                 log.debug("downlink: %s is acknowledged and not kept", name)
 
     async def _sync_completed(self) -> None:
-        await self._commit([SaveSetting(SYNC_MS, self._clock.now_ms())])
+        await self._commit([SaveSetting(SYNC_MS, self._clock.now_ms()), SaveSetting(SYNC_REPORT, self.sync.finish())])
         if self._state.setting("sync_done") is not True:
             await self._commit([SaveSetting("sync_done", True)])
             identity = self._state.identity()
@@ -253,6 +270,10 @@ class Dispatcher:
 
     async def _keep(self, *changes: Change) -> None:
         await self._commit(changes)
+
+
+def _subject(command: Command) -> str:
+    return f"{command.type} {command.id}" if isinstance(command, EntityUpdated) else type(command).__name__
 
 
 def _credentials(downlink: Downlink, device_id: UUID) -> Mapping[str, Json] | None:

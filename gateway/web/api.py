@@ -24,9 +24,13 @@ MAX_ROWS = 10_000
 
 
 class LocalApi:
-    """GET /status, GET /events?status=&limit=&before=, GET /metrics."""
+    """GET /status, GET /events?status=&limit=&before=, GET /sync?diff=, GET /metrics.
+
+    `sync` is what answers `/sync`; True: with everything that differs.
+    """
 
     name = "api"
+    sync: Callable[[bool], Awaitable[dict[str, Any]]] | None = None
 
     def __init__(
         self,
@@ -49,6 +53,7 @@ class LocalApi:
             routes=[
                 Route("/status", self._get_status),
                 Route("/events", self._get_events),
+                Route("/sync", self._get_sync),
                 Route("/metrics", self._get_metrics),
             ]
         )
@@ -109,6 +114,11 @@ class LocalApi:
                 for item in parked
             ]
         return [_row(event, state) for event, state in await self._events.find(status, limit, before)]
+
+    async def _get_sync(self, request: Request) -> Response:
+        if self.sync is None:
+            return _json({"error": "this gateway has no cloud"}, 404)
+        return _json(await self.sync(request.query_params.get("diff", "") not in ("", "0")))
 
     async def _get_metrics(self, request: Request) -> Response:
         from starlette.responses import PlainTextResponse

@@ -69,6 +69,10 @@ def test_commands_and_their_options_exist(page):
                     continue
                 found = cli.main.get_command(context, command)
                 assert found is not None, f"edge-gateway {command}"
+                if isinstance(found, click.Group):
+                    inner = found.get_command(context, rest.split()[0])
+                    assert inner is not None, f"edge-gateway {command} {rest}"
+                    found = inner
                 known = {
                     option for parameter in found.params for option in (*parameter.opts, *parameter.secondary_opts)
                 }

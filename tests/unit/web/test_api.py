@@ -48,7 +48,7 @@ async def api(path, events):
         while not path.exists():
             await asyncio.sleep(0.01)
     try:
-        yield
+        yield room
     finally:
         serving.cancel()
         await asyncio.wait([serving])
@@ -72,6 +72,22 @@ async def test_status_events_and_bad_questions(tmp_path):
         with pytest.raises(LocalApiError, match="numbers"):
             await asyncio.to_thread(ask, path, "/events?limit=many")
     assert not path.exists()
+
+
+async def test_what_the_last_sync_left_is_asked_with_and_without_the_details(tmp_path):
+    path, asked = tmp_path / "api.sock", []
+
+    async def sync(with_diff):
+        asked.append(with_diff)
+        return {"last": None}
+
+    async with api(path, FakeEvents()) as room:
+        with pytest.raises(LocalApiError, match="no cloud"):
+            await asyncio.to_thread(ask, path, "/sync")
+        room.sync = sync
+        for query in ("", "?diff=1", "?diff=0"):
+            assert await asyncio.to_thread(ask, path, f"/sync{query}") == {"last": None}
+    assert asked == [False, True, False]
 
 
 async def test_events_while_the_store_does_not_answer_are_an_error_and_no_traceback(tmp_path, caplog):
