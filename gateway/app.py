@@ -83,7 +83,7 @@ class Gateway:
             ]
             changes = found_devices(wanted, state, clock.now_ms())
 
-            devices = Commands(state, pipeline, inlet, rpc, clock)
+            devices = Commands(state, pipeline, inlet, rpc, clock, store.events)
             downlink = Dispatcher(devices, rules, pipeline.commit, state, clock, counters)
             status_parts: dict[str, Callable[[], Any]] = {}
 

@@ -11,7 +11,7 @@ from uuid import UUID
 
 import orjson
 
-from gateway.devices.identity import change_identity
+from gateway.devices.identity import change_identity, moved_to, old_edge_reason, park_portions
 from gateway.devices.inlet import OWED, Inlet
 from gateway.devices.pipeline import Pipeline
 from gateway.devices.rpc import RpcDesk
@@ -28,14 +28,14 @@ from gateway.domain.changes import (
     SaveProfile,
     SaveSetting,
 )
-from gateway.domain.cloud_event import Action, CloudEvent
+from gateway.domain.cloud_event import Action, CloudEvent, Lane
 from gateway.domain.downlink import MOVED_DEVICES, SYNC_MS
 from gateway.domain.entity import Credentials, Device, DeviceProfile, EdgeIdentity, EntityId, Json, Origin
 from gateway.domain.message import Message, MessageType
 from gateway.domain.rpc import RpcRequest
 from gateway.domain.telemetry import AttributeScope, Value
 from gateway.errors import RejectedError
-from gateway.ports import AttributeNotice, Clock
+from gateway.ports import AttributeNotice, Clock, CloudEvents
 
 log = logging.getLogger(__name__)
 
@@ -43,7 +43,17 @@ log = logging.getLogger(__name__)
 class Commands:
     """Implements `DeviceCommands`."""
 
-    def __init__(self, state: State, pipeline: Pipeline, inlet: Inlet, rpc: RpcDesk, clock: Clock) -> None:
+    def __init__(
+        self,
+        state: State,
+        pipeline: Pipeline,
+        inlet: Inlet,
+        rpc: RpcDesk,
+        clock: Clock,
+        events: CloudEvents | None = None,
+    ) -> None:
+        """`events`: what waits is parked in portions when the edge becomes another one; else in one transaction."""
+        self._events = events
         self._state, self._pipeline, self._inlet, self._rpc, self._clock = state, pipeline, inlet, rpc, clock
         self._counters = inlet.counters
         self._marking = asyncio.Lock()  # who changes a setting that has a line for each device
@@ -51,8 +61,16 @@ class Commands:
 
     async def change_identity(self, identity: EdgeIdentity) -> None:
         """The cloud says that we are another edge: see `gateway.devices.identity`. Sessions log in anew."""
+        parked = 0
+        if self._events is not None:
+            reason = old_edge_reason(self._state.identity())
+            parked = await park_portions(self._events, self._pipeline.commit, reason, self._clock.now_ms)
+            parked += sum(self._events.last(lane) - self._events.cursor(lane) for lane in Lane)
         before = [device.entity_id for device in self._state.devices()]
         await self._pipeline.commit(change_identity(identity, self._state, self._clock.now_ms()))
+        if parked:
+            self._counters.add("devices.parked_of_old_edge", parked)
+            log.warning("about %d events waited for the edge that this gateway was before: they are parked", parked)
         for entity in before:
             self._inlet.device_changed(entity, credentials_changed=False)
 
@@ -128,7 +146,7 @@ class Commands:
         when they are encoded); its local history goes.
         """
         log.warning("device %r: the cloud has one of this name; from now on this is it (%s)", device.name, device.id)
-        moved = {**(self._state.setting(MOVED_DEVICES) or {}), str(rival.id): str(device.id)}
+        moved = moved_to(self._state.setting(MOVED_DEVICES) or {}, rival.id, device.id)
         changes: list[Change] = [
             DeleteDevice(rival.id),
             SaveDevice(device),

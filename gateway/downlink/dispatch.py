@@ -77,7 +77,7 @@ class Dispatcher:
         if known is not None and is_new:
             log.warning(
                 "cloud: this gateway now is the edge %r (%s); it was %r (%s) before. Its own devices are announced"
-                " anew; what still waits for the old edge is not taken by the new one",
+                " anew; what still waits for the old edge is parked",
                 identity.name,
                 identity.edge_id,
                 known.name,

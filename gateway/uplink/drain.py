@@ -136,13 +136,16 @@ class LaneDrain:
     async def serve(self) -> None:
         """Read ahead and send, until cancelled; from the start when the stored cursor was moved by someone else."""
         while True:
+            life = asyncio.ensure_future(self._serve())  # a task, so that its end is told from a stop for certain
             try:
-                await self._serve()
+                await asyncio.wait([life])
+            finally:
+                life.cancel()
+                await asyncio.wait([life])
+            try:
+                life.result()
             except* _MovedElsewhere:
                 pass
-            task = asyncio.current_task()
-            if task is not None and task.cancelling():  # a group that ends of itself may swallow it
-                raise asyncio.CancelledError
 
     async def _serve(self) -> None:
         self._reset()

@@ -1,12 +1,18 @@
 """The routing key now belongs to another edge."""
 
+import asyncio
 from dataclasses import replace
 
 import pytest
 
-from gateway.devices import Found, found_devices
-from gateway.domain.changes import SaveEntity
+from gateway.devices import Commands, Found, Pipeline, found_devices, identity
+from gateway.domain.changes import AppendEvent, SaveEntity
+from gateway.domain.cloud_event import CloudEvent, Lane
+from gateway.domain.downlink import MOVED_DEVICES
 from gateway.domain.entity import EdgeIdentity, time_uuid
+from gateway.store import GroupCommitter, MemoryStore
+from gateway.supervise import Counters
+from tests.fakes.clock import FakeClock
 from tests.fakes.house import FakeChannel, House
 
 OLD = EdgeIdentity(edge_id=time_uuid(), tenant_id=time_uuid(), name="Old")
@@ -63,3 +69,41 @@ async def test_a_second_time_changes_nothing_more():
         pump = house.state.device_named("Pump")
         await house.commands.change_identity(new)
         assert replace(house.state.device_named("Pump"), created_ms=0) == replace(pump, created_ms=0)
+
+
+async def test_what_waits_is_parked_in_portions_and_what_is_announced_anew_is_not(monkeypatch):
+    monkeypatch.setattr(identity, "PORTION", 10)
+    store, counters = MemoryStore(), Counters()
+    committer = GroupCommitter(store, FakeClock(), counters)
+    serving = asyncio.create_task(committer.serve())
+    async with House() as house:
+        await settled_house(house)
+        old = house.state.device_named("Pump")
+        pipeline = Pipeline(house.rules, committer, house.state, counters)
+        commands = Commands(house.state, pipeline, house.inlet, house.rpc, house.clock, store.events)
+        event = CloudEvent(type="DEVICE", action="TIMESERIES_UPDATED", entity_id=old.id, created_ms=1, body=b"{}")
+        await committer.submit([AppendEvent(replace(event, id=time_uuid())) for _ in range(34)])
+        await commands.change_identity(replace(OLD, edge_id=time_uuid(), tenant_id=time_uuid()))
+        new = house.state.device_named("Pump")
+        depth = await store.events.depth()
+        assert (depth.parked, depth.pending[Lane.MAIN]) == (34, 1)
+        (waiting,) = await store.events.peek(Lane.MAIN, store.events.cursor(Lane.MAIN), 9)
+        assert (waiting.action, waiting.entity_id) == ("ADDED", new.id)
+        (parked,) = await store.events.parked(1)
+        assert parked.reason == f"waited for another edge: 'Old' ({OLD.edge_id})"
+        assert committer._counters.get("committer.groups") >= 4
+        # What was said in that moment, and what a person sends again, goes up under the new id.
+        assert house.state.setting(MOVED_DEVICES) == {str(old.id): str(new.id)}
+    serving.cancel()
+    await asyncio.wait([serving])
+
+
+async def test_who_moved_twice_is_found_under_the_last_id():
+    async with House() as house:
+        await settled_house(house)
+        first = house.state.device_named("Pump").id
+        for _ in range(2):
+            await house.commands.change_identity(replace(OLD, edge_id=time_uuid(), tenant_id=time_uuid()))
+        moved = house.state.setting(MOVED_DEVICES)
+        assert set(moved.values()) == {str(house.state.device_named("Pump").id)}
+        assert moved[str(first)] == str(house.state.device_named("Pump").id)

@@ -336,3 +336,35 @@ async def test_a_store_that_cannot_be_read_is_an_outage():
     with pytest.raises(ExceptionGroup) as group:
         await asyncio.wait_for(bench.uplink.serve(), 5)
     assert group.value.subgroup(TransientError) is not None
+
+
+async def test_what_was_read_ahead_is_not_sent_when_it_was_parked_meanwhile():
+    for drain in ("oldest_first", "live_first"):
+        bench = Bench(drain=drain, batch_size=2, window=1)
+        for who in (1, 2, 3, 4):
+            bench.events.append(who)
+        async with bench:
+            assert bench.waiting == [[1, 2]]
+            bench.link.lose()
+            await bench.settle()
+            bench.events.cursors[Lane.MAIN] = 4  # as a change of identity parks everything
+            bench.events.append(5)
+            bench.link.connect()
+            await bench.settle()
+            await bench.settle()
+            assert bench.waiting == [[5]]
+            await bench.answer(0)
+            assert bench.cursor == 5
+
+
+async def test_a_stop_in_the_moment_of_a_parking_is_a_stop():
+    bench = Bench(window=1)
+    bench.events.append(1)
+    async with bench:
+        bench.link.lose()
+        await bench.settle()
+        bench.events.cursors[Lane.MAIN] = 1
+        bench.link.connect()
+        bench.task.cancel()
+        await asyncio.wait([bench.task], timeout=2)
+        assert bench.task.done()
