@@ -21,16 +21,20 @@ class Pending:
     def __init__(self) -> None:
         self._waiting: dict[int, tuple[asyncio.Future[UplinkAnswer], float, Hashable]] = {}
         self._refused: dict[Hashable, int] = {}
+        self._next_id = random.randrange(_IDS)
         self._heard_s = 0.0
 
     def __len__(self) -> int:
         return len(self._waiting)
 
     def id_of(self, content: Hashable) -> int:
-        """The number that a refused message with this content had, else a random one that is not in use."""
+        """The number that a refused message with this content had, else the next one: none comes twice in a session.
+
+        Counting begins anywhere, so that the numbers of two sessions are hardly ever the same.
+        """
         id_ = self._refused.pop(content, None)
         while id_ is None or id_ in self._waiting:
-            id_ = random.randrange(_IDS)
+            id_, self._next_id = self._next_id, (self._next_id + 1) % _IDS
         return id_
 
     def add(self, id_: int, future: asyncio.Future[UplinkAnswer], now_s: float, content: Hashable = None) -> None:
