@@ -122,6 +122,8 @@ class SqliteRoom:
         self._is_shrinking = free > max(_KEPT_PAGES, (pages - free) * part)
         if self._is_shrinking:
             self._execute(f"PRAGMA incremental_vacuum({_SHRINK_PAGES})").fetchall()
+            (left,) = self._execute("PRAGMA freelist_count").fetchone()
+            self._is_shrinking = left < free  # a file that was made without it gives nothing back
         return self._is_shrinking
 
     def announce(self, plan: Plan, now_ms: int) -> list[tuple[str, bytes]]:

@@ -1,5 +1,8 @@
 """Bytes of the disk: a full one stops data of devices only, and what was needed for a backlog is given back."""
 
+import asyncio
+import contextlib
+import sqlite3
 from pathlib import Path
 
 import pytest
@@ -97,3 +100,14 @@ async def test_without_anything_left_in_reserve_every_event_waits(tmp_path: Path
             await store.commit([[event(n, "RPC_CALL", Lane.EXPRESS) for n in range(500)]])
         assert full.value.is_hard
         await store.commit([[MoveCursor(Lane.MAIN, 10)]])
+
+
+async def test_a_file_that_cannot_shrink_does_not_stop_the_maintenance(tmp_path: Path):
+    with contextlib.closing(sqlite3.connect(tmp_path / "gateway.db")) as connection:
+        connection.execute("PRAGMA auto_vacuum = NONE")
+        connection.execute("CREATE TABLE before (x)")
+    async with open_store(SqliteStore(keep_deployed=0), tmp_path, FakeClock(), Counters()) as store:
+        await store.commit([[event(n)] for n in range(5_000)])
+        await store.commit([[MoveCursor(Lane.MAIN, 5_000)]])
+        async with asyncio.timeout(10):
+            await store.maintain()
