@@ -1,8 +1,8 @@
 """What 100 points a second write to the block device, in MB a day: the wear of an SD card.
 
 Ten devices, one MQTT message (QoS 1) a second each with ten values, through the whole gateway and up to a cloud that
-confirms. The kernel's own figure (write_bytes in /proc/<pid>/io) over a short run, extrapolated to a day: what is
-written back once in an hour is not in it. Limits: 150 MB a day, 20 MB a day in economy mode.
+confirms. The kernel's own figure (write_bytes in /proc/<pid>/io) over a short run, extrapolated to a day. The log is
+written back into the file every 16 MB, which a short run does not reach: a day writes more than it says. Limits: 150 MB a day, 20 MB a day in economy mode.
 
     python -m bench.sd_card [seconds [commit_every_s ...]]
 """
