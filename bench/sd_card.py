@@ -2,7 +2,9 @@
 
 Ten devices, one MQTT message (QoS 1) a second each with ten values, through the whole gateway and up to a cloud that
 confirms. The kernel's own figure (write_bytes in /proc/<pid>/io) over a short run, extrapolated to a day. The log is
-written back into the file every 16 MB, which a short run does not reach: a day writes more than it says. Limits: 150 MB a day, 20 MB a day in economy mode.
+written back into the file every 16 MB, which a short run does not reach: a day writes more than it says.
+
+Limits: 150 MB a day, 20 MB a day in economy mode.
 
     python -m bench.sd_card [seconds [commit_every_s ...]]
 """
