@@ -28,6 +28,7 @@ from gateway.domain.cloud_event import EventStatus, Lane, ParkedChoice, ParkedEv
 from gateway.domain.downlink import Downlink
 from gateway.domain.entity import Credentials, Device, DeviceProfile, EdgeIdentity, EntityId, Json
 from gateway.domain.message import Message
+from gateway.domain.onboarding import CertificateChain, ProvisionAnswer, ProvisionRequest
 from gateway.domain.rpc import RpcRequest, RpcResponse
 from gateway.domain.telemetry import Attribute, TsKv, Value
 
@@ -126,6 +127,13 @@ class DeviceSession(Protocol):
         """Pending calls are handed over at once."""
         ...
 
+    def claim(self, secret_key: str, duration_ms: int) -> Receipt:
+        """The device may be claimed by whoever knows the key, for so long; 0 or less: the default.
+
+        Silently nothing when an earlier claim still stands, or when it may not be claimed.
+        """
+        ...
+
     def touch(self) -> None:
         """Any packet counts as activity."""
         ...
@@ -150,6 +158,18 @@ class DeviceInlet(Protocol):
         """An older session of the same device is closed (`taken_over`) first."""
         ...
 
+    def profile_of(self, device: Device) -> DeviceProfile | None:
+        """None: the cloud has not told us of it."""
+        ...
+
+    def provision(self, request: ProvisionRequest) -> Awaitable[ProvisionAnswer]:
+        """A device asks for credentials; what it is answered with is durable."""
+        ...
+
+    def admit_by_certificate(self, chain: CertificateChain) -> Awaitable[Device | None]:
+        """The device of a certificate; it is created, or gets this certificate, where its profile says so. Durable."""
+        ...
+
     def open_visit(self, device: Device, channel: DeviceChannel) -> DeviceSession:
         """A session beside the device's own, for one that asks instead of listening (HTTP): neither closes the
         other; an older visit of the same device is closed.
@@ -157,6 +177,27 @@ class DeviceInlet(Protocol):
         It hears of changes and calls only while it is subscribed; its channel may end the subscription within
         `send_…`, and what did not fit into that one answer is told at the next subscription. A call goes to
         the device's own session when that one hears calls.
+
+        Raises:
+            RejectedError: The device was deleted meanwhile.
+        """
+        ...
+
+    def sub_device(self, gateway: Device, name: str, profile: str) -> tuple[Device, Receipt | None]:
+        """The device of this name behind a gateway; made, with its profile, when there is none.
+
+        The receipt is that of a device being made: before it is done no session can be opened. `profile` is
+        used for a new device only. The cloud learns which gateway it was seen behind last.
+
+        Raises:
+            FullError: The gateway's house has as many devices as it may have.
+            RejectedError: The name cannot be used; the text says why.
+        """
+        ...
+
+    def open_sub_session(self, device: Device, channel: DeviceChannel) -> DeviceSession:
+        """A session through a gateway, beside the device's own. An older one through any gateway is closed
+        (`taken_over`). New credentials of the device do not end it: it has not shown any.
 
         Raises:
             RejectedError: The device was deleted meanwhile.
@@ -315,6 +356,11 @@ class AttributeNotice:
     deleted: Sequence[str] = ()
 
 
+def attributes_mark(entity: EntityId, scope: str) -> str:
+    """Name of the setting with the time of the newest attribute event, where that is ahead of the clock."""
+    return f"attributes_ms:{entity.type}:{entity.id}:{scope}"
+
+
 class StateReader(Protocol):
     """What rule nodes and the codec may ask of the present state; answers from memory, never blocks."""
 
@@ -340,6 +386,12 @@ class StateReader(Protocol):
 
     def attribute(self, entity: EntityId, scope: str, key: str) -> Attribute | None:
         """Latest durable value."""
+        ...
+
+    def newest_attribute_ms(self, entity: EntityId, scope: str) -> int:
+        """What an attribute event of this scope has to be later than: the newest durable attribute (each is looked
+        at), the `attributes_mark`, and all that was sent before this start.
+        """
         ...
 
     def identity(self) -> EdgeIdentity | None:
@@ -436,10 +488,14 @@ class Snapshot:
     """type, key, json; without documents (`DOCUMENT_TYPES`)"""
     documents: list[tuple[str, str, int]] = field(default_factory=list)  # type, key, characters
     settings: dict[str, Json] = field(default_factory=dict)
+    local: list[tuple[str, str, bytes]] = field(default_factory=list)
+    """kind, key, body of what local publish/subscribe keeps (`SaveLocal`), in no order"""
     open_rpcs: list[tuple[UUID, UUID, str, int, Json]] = field(default_factory=list)
     """request uuid, device id, state, expires_ms, request: calls not in state DONE"""
     finished_rpcs: list[UUID] = field(default_factory=list)
     """Calls in state DONE, those that expire last first: at most `FINISHED_RPCS`"""
+    newest_ms: int = 0
+    """When the newest event that is still kept was made; filled in by who opens the store"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -114,6 +114,23 @@ class SaveSetting:
 
 
 @dataclass(slots=True)
+class SaveLocal:
+    """Something that local publish/subscribe keeps, upsert by kind and key: the broker's own, opaque to a store."""
+
+    kind: str
+    key: str
+    body: bytes
+
+
+@dataclass(slots=True)
+class DropLocal:
+    """Unknown key is no error."""
+
+    kind: str
+    key: str
+
+
+@dataclass(slots=True)
 class AppendEvent:
     """To the end of the event's lane."""
 
@@ -175,6 +192,8 @@ Change = (
     | DeleteEntity
     | SaveRpc
     | SaveSetting
+    | SaveLocal
+    | DropLocal
     | AppendEvent
     | MoveCursor
     | ParkEvent

@@ -11,7 +11,14 @@ import logging
 from collections import deque
 from typing import Final
 
-from gateway.domain.changes import AppendEvent, MoveCursor, SaveAttributes, SaveTelemetry, UnitOfWork
+from gateway.domain.changes import (
+    AppendEvent,
+    MoveCursor,
+    SaveAttributes,
+    SaveLocal,
+    SaveTelemetry,
+    UnitOfWork,
+)
 from gateway.errors import RejectedError, TransientError
 from gateway.ports import Clock, Receipt, Store
 from gateway.store.full import BULK_ACTIONS, StoreFullError, must_wait
@@ -311,9 +318,14 @@ def _fail(receipt: Receipt, error: RejectedError) -> None:
 
 
 def _size(unit: UnitOfWork) -> int:
-    """Bytes of the events in a unit: what a big payload weighs while it waits."""
+    """Bytes of the events and local messages in a unit: what a big payload weighs while it waits."""
     size = 0
     for change in unit:
-        if type(change) is AppendEvent and change.event.body is not None:
-            size += len(change.event.body)
+        kind = type(change)
+        if kind is AppendEvent:
+            body = change.event.body  # type: ignore[union-attr]
+            if body is not None:
+                size += len(body)
+        elif kind is SaveLocal:
+            size += len(change.body)  # type: ignore[union-attr]
     return size

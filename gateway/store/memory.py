@@ -14,6 +14,7 @@ from gateway.domain.changes import (
     DeleteDevice,
     DeleteEntity,
     DeleteProfile,
+    DropLocal,
     DropParked,
     MoveCursor,
     ParkEvent,
@@ -21,6 +22,7 @@ from gateway.domain.changes import (
     SaveAttributes,
     SaveDevice,
     SaveEntity,
+    SaveLocal,
     SaveProfile,
     SaveRpc,
     SaveSetting,
@@ -48,6 +50,7 @@ class MemoryStore:
         self.attributes: dict[tuple[EntityId, str, str], Attribute] = {}
         self.entities: dict[tuple[str, str], Json] = {}
         self.settings: dict[str, Json] = {}
+        self.local: dict[tuple[str, str], bytes] = {}
         self.rpcs: dict[UUID, tuple[UUID, UUID, str, int, Json]] = {}
         self.telemetry: dict[EntityId, dict[str, tuple[int, Value]]] = {}
         self.series: dict[tuple[EntityId, str], dict[int, Value]] = {}
@@ -69,6 +72,7 @@ class MemoryStore:
                 (*key, len(encode_json(json))) for key, json in self.entities.items() if key[0] in DOCUMENT_TYPES
             ],
             settings=dict(self.settings),
+            local=[(*key, body) for key, body in self.local.items()],
             open_rpcs=[call for call in self.rpcs.values() if call[2] != RpcState.DONE],
             finished_rpcs=[
                 call[0]
@@ -141,6 +145,10 @@ class MemoryStore:
                     self.settings.pop(name, None)
                 else:
                     self.settings[name] = json
+            case SaveLocal(kind, key, body):
+                self.local[kind, key] = body
+            case DropLocal(kind, key):
+                self.local.pop((kind, key), None)
             case MoveCursor(lane, seq_id):
                 reached = min(seq_id, positions.last[lane])
                 positions.cursor[lane] = max(positions.cursor[lane], reached)

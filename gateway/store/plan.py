@@ -20,6 +20,7 @@ from gateway.domain.changes import (
     DeleteDevice,
     DeleteEntity,
     DeleteProfile,
+    DropLocal,
     DropParked,
     MoveCursor,
     ParkEvent,
@@ -27,6 +28,7 @@ from gateway.domain.changes import (
     SaveAttributes,
     SaveDevice,
     SaveEntity,
+    SaveLocal,
     SaveProfile,
     SaveRpc,
     SaveSetting,
@@ -273,6 +275,11 @@ class Plan:
                     self._drop(tables.SETTING, text(name))
                 else:
                     self._put(tables.SETTING, (text(name), encode_json(json)))
+            case SaveLocal(kind, key, body):
+                self._put(tables.LOCAL, (text(kind), text(key), body))
+                self.size_bytes += len(body)
+            case DropLocal(kind, key):
+                self._drop(tables.LOCAL, text(kind), text(key))
             case MoveCursor(lane, seq_id):
                 # A cursor beyond the last event would confirm events that do not exist yet.
                 reached = min(seq_id, self.positions.last[lane])

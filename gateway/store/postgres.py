@@ -157,6 +157,10 @@ class PostgresStore:
             snapshot.entities.append((kind, unescape(key), decode_json(text)))
         statement = f"SELECT type, key, length(json) FROM entity WHERE type IN ({DOCUMENTS})"
         snapshot.documents = [(row[0], unescape(row[1]), row[2]) for row in await self.fetch(statement)]
+        snapshot.local = [
+            (unescape(kind), unescape(key), bytes(body))
+            for kind, key, body in await self.fetch("SELECT kind, key, body FROM local_item")
+        ]
         for name, text in await self.fetch("SELECT name, json FROM setting"):
             snapshot.settings[unescape(name)] = decode_json(text)
         for *call, text in await self.fetch(

@@ -307,6 +307,7 @@ class SqliteStore:
                 snapshot.entities.append((kind, key, decode_json(text)))
             statement = f"SELECT type, key, length(json) FROM entity WHERE type IN ({DOCUMENTS})"
             snapshot.documents = read(statement).fetchall()
+            snapshot.local = read("SELECT kind, key, body FROM local_item").fetchall()
             for name, text in read("SELECT name, json FROM setting"):
                 snapshot.settings[name] = decode_json(text)
             statement = f"SELECT {','.join(tables.RPC.columns)} FROM rpc WHERE state != 'DONE' ORDER BY expires_time"

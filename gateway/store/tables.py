@@ -36,6 +36,7 @@ DEVICE: Final = Table(
 PROFILE: Final = Table("profile", ("id", "name", "origin", "is_default", "default_rule_chain_id", "json"), ("id",))
 ENTITY: Final = Table("entity", ("type", "key", "json"), ("type", "key"))
 SETTING: Final = Table("setting", ("name", "json"), ("name",))
+LOCAL: Final = Table("local_item", ("kind", "key", "body"), ("kind", "key"))
 RPC: Final = Table("rpc", ("request_uuid", "device_id", "state", "expires_time", "request"), ("request_uuid",))
 SERIES: Final = Table("ts_kv_dictionary", ("series_id", "entity_type", "entity_id", "key"))
 SEQUENCE: Final = Table("sequence", ("name", "value"), ("name",))

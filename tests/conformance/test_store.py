@@ -13,11 +13,13 @@ from gateway.domain.changes import (
     DeleteDevice,
     DeleteEntity,
     DeleteProfile,
+    DropLocal,
     MoveCursor,
     ParkEvent,
     SaveAttributes,
     SaveDevice,
     SaveEntity,
+    SaveLocal,
     SaveProfile,
     SaveRpc,
     SaveSetting,
@@ -378,3 +380,16 @@ async def test_maintenance_deletes_by_age_and_number(durable):
         assert await store.history(BOILER, "t", 0, now + 1, 9) == [(now, 2)]
         assert numbers(await store.events.peek(Lane.MAIN, 0, 9)) == [3, 4, 5]
         assert durable.sql("SELECT count(*) FROM rpc") == [(1,)]
+
+
+async def test_what_local_publish_subscribe_keeps_comes_back_byte_for_byte(backend):
+    everything = bytes(range(256))
+    async with backend.open() as store:
+        await store.commit([[SaveLocal("retained", NAUGHTY, everything), SaveLocal("retained", "b", b"old")]])
+        await store.commit([[SaveLocal("retained", "b", b"new"), SaveLocal("queued", "b", b"")]])
+        await store.commit([[SaveLocal("will", "gone", b"x")], [DropLocal("will", "gone"), DropLocal("will", "never")]])
+        kept = [("queued", "b", b""), ("retained", NAUGHTY, everything), ("retained", "b", b"new")]
+        assert sorted((await store.load()).local) == kept
+    if backend.is_durable:
+        async with backend.open() as store:
+            assert sorted((await store.load()).local) == kept
