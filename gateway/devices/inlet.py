@@ -9,11 +9,14 @@ from typing import TYPE_CHECKING, Final
 from uuid import UUID, uuid4
 
 from gateway.devices.asking import Asking
+from gateway.devices.claims import Claims
+from gateway.devices.provisioning import Provisioning
 from gateway.domain.changes import Change, SaveSetting
-from gateway.domain.entity import Credentials, Device, EntityId, Json
+from gateway.domain.entity import Credentials, Device, DeviceProfile, EntityId, Json
 from gateway.domain.message import Message, MessageType
 from gateway.domain.telemetry import AttributeScope, TsKv, Value
 from gateway.errors import RejectedError
+from gateway.domain.onboarding import CertificateChain, ProvisionAnswer, ProvisionRequest
 from gateway.ports import AttributeNotice, Clock, Committer, DeviceChannel, Receipt
 from gateway.supervise import Counters
 
@@ -163,6 +166,11 @@ class Session:
     def become(self, device: Device) -> None:
         """What it says from here on is of this device."""
         self.device, self._entity = device, device.entity_id
+    def claim(self, secret_key: str, duration_ms: int) -> Receipt:
+        """The device may be claimed by whoever knows the key."""
+        self.touch()
+        return self._inlet.claims.record(self.device, secret_key, duration_ms)
+
 
     def touch(self) -> None:
         """Any packet counts as activity."""
@@ -183,6 +191,9 @@ class Inlet:
     ) -> None:
         self.state, self.pipeline, self.rpc, self.clock = state, pipeline, rpc, clock
         self._committer, self.counters = committer, counters
+        self.claims = Claims(state, pipeline, clock, counters)
+        self.provisioning = Provisioning(state, pipeline, clock, counters)
+        self.provisioning.on_replaced = lambda entity: self.device_changed(entity, credentials_changed=True)
         self.asking = Asking(pipeline, state, clock, counters)
         self._sessions: dict[UUID, Session] = {}
         self._visits: dict[UUID, Session] = {}
@@ -198,6 +209,19 @@ class Inlet:
     def find_device(self, local_name: str) -> Device | None:
         """By the name in the configuration, else by the cloud's."""
         return self.state.device_named(local_name)
+    def profile_of(self, device: Device) -> DeviceProfile | None:
+        """None: the cloud has not told us of it."""
+        by_id = self.state.profile(device.profile_id) if device.profile_id else None
+        return by_id or self.state.profile_named(device.type)
+
+    async def provision(self, request: ProvisionRequest) -> ProvisionAnswer:
+        """A device asks for credentials."""
+        return await self.provisioning.provision(request)
+
+    async def admit_by_certificate(self, chain: CertificateChain) -> Device | None:
+        """The device of a certificate, created or changed where its profile says so."""
+        return await self.provisioning.admit(chain)
+
 
     def open_session(self, device: Device, channel: DeviceChannel) -> Session:
         """An older session of the same device is closed first.

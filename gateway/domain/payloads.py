@@ -130,6 +130,18 @@ def parse_client_rpc(payload: bytes, *, needs_params: bool = False) -> tuple[str
     return method if isinstance(method, str) else orjson.dumps(method).decode(), tree.get("params")
 
 
+def parse_object(payload: bytes, what: str) -> dict[str, Json]:
+    """Any JSON object, read as leniently as the others; texts stay texts. `what` names it in a complaint.
+
+    Raises:
+        PayloadError: Not an object.
+    """
+    tree = _load(payload, cast=True)
+    if type(tree) is not dict:
+        raise PayloadError(f"{what} must be a JSON object, not {_kind(tree)}")
+    return tree
+
+
 def rpc_answer_text(payload: bytes) -> str:
     """A device's RPC answer as JSON text. What is no JSON becomes a JSON string, so that nothing is lost."""
     try:
