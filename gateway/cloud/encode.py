@@ -18,7 +18,7 @@ from gateway.cloud.codec import halves
 from gateway.cloud.entities import alarm_id, credentials_json, device_json, profile_json, sendable
 from gateway.cloud.pb import edge_pb2, queue_pb2
 from gateway.domain.cloud_event import Action, StoredEvent
-from gateway.domain.downlink import MOVED_DEVICES
+from gateway.domain.downlink import LAST_GATEWAY, MOVED_DEVICES
 from gateway.domain.entity import Device, Origin
 from gateway.domain.rpc import RpcError
 from gateway.domain.telemetry import AttributeScope
@@ -235,10 +235,15 @@ def _entity(message: edge_pb2.UplinkMsg, event: StoredEvent, state: StateReader,
         return False
     if kind == _CREATED and device.profile_id is not None:
         _profile(message, device.profile_id, state, _CREATED)
-    entity = orjson.dumps(device_json(device, state.identity())).decode()
+    entity = orjson.dumps(device_json(device, state.identity(), _last_gateway(device, state))).decode()
     message.deviceUpdateMsg.add(msgType=kind, idMSB=high, idLSB=low, entity=entity)
     _credentials(message, device)
     return True
+
+
+def _last_gateway(device: Device, state: StateReader) -> str | None:
+    kept = state.setting(f"{LAST_GATEWAY}{device.id}")
+    return (state.setting(MOVED_DEVICES) or {}).get(kept, kept) if kept else None
 
 
 def _profile(message: edge_pb2.UplinkMsg, id_: UUID, state: StateReader, kind: Any) -> bool:
@@ -386,7 +391,12 @@ def _relation(message: edge_pb2.UplinkMsg, event: StoredEvent, state: StateReade
     if event.type != "RELATION" or not event.body:
         return False
     kind = _DELETED if event.action == Action.RELATION_DELETED else _CREATED
-    return _relation_update(message, orjson.loads(event.body), kind)
+    relation = orjson.loads(event.body)
+    moved = state.setting(MOVED_DEVICES) or {}
+    for name in ("from", "to") if moved else ():
+        if (successor := moved.get(relation[name]["id"])) is not None:
+            relation[name]["id"] = successor
+    return _relation_update(message, relation, kind)
 
 
 def _relations_deleted(message: edge_pb2.UplinkMsg, event: StoredEvent, state: StateReader) -> bool:

@@ -31,14 +31,20 @@ def sendable(json: Mapping[str, Json]) -> dict[str, Json]:
     return ready
 
 
-def device_json(device: Device, identity: EdgeIdentity | None) -> dict[str, Json]:
-    """The device as the cloud reads it.
+def device_json(device: Device, identity: EdgeIdentity | None, last_gateway: str | None = None) -> dict[str, Json]:
+    """The device as the cloud reads it; `last_gateway` is the id of the gateway behind which it was seen last.
 
     Raises:
         RejectedError: We do not know our tenant: nothing was ever accepted by a cloud.
     """
+    additional: dict[str, Json] = {"gateway": True} if device.is_gateway else {}
+    seen = {"lastConnectedGateway": last_gateway} if last_gateway else {}
     if device.json is not None:
-        return sendable({**device.json, "name": device.name, "label": device.label, "version": None})
+        ready = sendable({**device.json, "name": device.name, "label": device.label, "version": None})
+        held = ready.get("additionalInfo")
+        if seen and isinstance(held, Mapping | None):
+            ready["additionalInfo"] = {**(held or {}), **seen}
+        return ready
     return {
         "id": entity_id_json("DEVICE", device.id),
         "createdTime": device.created_ms,
@@ -52,7 +58,7 @@ def device_json(device: Device, identity: EdgeIdentity | None) -> dict[str, Json
         "firmwareId": None,
         "softwareId": None,
         "externalId": None,
-        "additionalInfo": {"gateway": True} if device.is_gateway else None,
+        "additionalInfo": additional | seen or None,
         "version": None,
     }
 

@@ -11,6 +11,7 @@ from uuid import UUID
 
 import orjson
 
+from gateway.devices.claims import CLAIM
 from gateway.devices.identity import change_identity, moved_to, old_edge_reason, park_portions
 from gateway.devices.inlet import OWED, Inlet
 from gateway.devices.pipeline import Pipeline
@@ -29,13 +30,13 @@ from gateway.domain.changes import (
     SaveSetting,
 )
 from gateway.domain.cloud_event import Action, CloudEvent, Lane
-from gateway.domain.downlink import MOVED_DEVICES, SYNC_MS
+from gateway.domain.downlink import LAST_GATEWAY, MOVED_DEVICES, SYNC_MS
 from gateway.domain.entity import Credentials, Device, DeviceProfile, EdgeIdentity, EntityId, Json, Origin
 from gateway.domain.message import Message, MessageType
 from gateway.domain.rpc import RpcRequest
 from gateway.domain.telemetry import AttributeScope, Value
 from gateway.errors import RejectedError
-from gateway.ports import AttributeNotice, Clock, CloudEvents
+from gateway.ports import AttributeNotice, Clock, CloudEvents, attributes_mark
 
 log = logging.getLogger(__name__)
 
@@ -73,6 +74,8 @@ class Commands:
             log.warning("about %d events waited for the edge that this gateway was before: they are parked", parked)
         for entity in before:
             self._inlet.device_changed(entity, credentials_changed=False)
+        if left := [*self._inlet.sub_devices.forget_gone(), *self._inlet.notices.forget_gone(self._state)]:
+            await self._pipeline.commit(left)
 
     async def put_device(
         self, device_id: UUID, json: Mapping[str, Json], credentials: Mapping[str, Json] | None = None
@@ -128,6 +131,9 @@ class Commands:
         if device == known:
             return
         changes: list[Change] = [SaveDevice(device)]
+        gateway_id = self._inlet.sub_devices.last_gateway(device_id) if known and known.name != device.name else None
+        if known is not None and gateway_id is not None:
+            changes += self._inlet.notices.add(gateway_id, "gateway_device_renamed", {known.name: device.name})
         if is_back:
             left = {one: mark for one, mark in removed.items() if one != name}
             changes.append(SaveSetting(REMOVED, left or None))
@@ -138,6 +144,8 @@ class Commands:
             ]
         await self._pipeline.commit(changes)
         self._inlet.device_changed(device.entity_id, credentials_changed=kept is not None and fresh != kept)
+        if gateway_id is not None:
+            self._inlet.notices.tell(gateway_id)
 
     async def _adopt(self, rival: Device, device: Device) -> None:
         """The cloud's device takes the place of ours of the same name, which the cloud has never heard of.
@@ -154,6 +162,7 @@ class Commands:
             self._event("DEVICE", Action.ATTRIBUTES_REQUEST, device.id),
             self._event("DEVICE", Action.RELATION_REQUEST, device.id),
         ]
+        changes += self._inlet.sub_devices.moved(rival, device)
         for key, held in self._state.attributes(rival.entity_id, AttributeScope.CLIENT_SCOPE).items():
             changes.append(
                 SaveAttributes(device.entity_id, AttributeScope.CLIENT_SCOPE.value, held.ts_ms, {key: held.value})
@@ -171,9 +180,11 @@ class Commands:
         self._counters.add("devices.adopted")
 
     def _unannounced(self, name: str) -> Device | None:
-        """Our configured device of this name, if the cloud can not have heard of it: made after the last sync."""
+        """Our own device of this name, if the cloud can not have heard of it: made after the last sync."""
         device = self._state.device_named(name)
-        if device is None or device.local_name != name or device.name != name or device.json is not None:
+        if device is None or device.name != name or device.json is not None:
+            return None
+        if device.local_name not in (None, name):
             return None
         return device if device.created_ms > (self._state.setting(SYNC_MS) or 0) else None
 
@@ -185,7 +196,13 @@ class Commands:
         device = self._state.device(device_id)
         if device is None:
             return
-        marks: list[Change] = [SaveSetting(f"{OWED}{device_id}", None)]
+        marks: list[Change] = [SaveSetting(f"{name}{device_id}", None) for name in (OWED, CLAIM)]
+        names = (attributes_mark(device.entity_id, scope.value) for scope in AttributeScope)
+        marks += [SaveSetting(name, None) for name in names if self._state.setting(name) is not None]
+        gateway_id = self._inlet.sub_devices.last_gateway(device_id)
+        if gateway_id is not None:
+            marks += self._inlet.notices.add(gateway_id, "gateway_device_deleted", device.name)
+        marks += [SaveSetting(f"{LAST_GATEWAY}{device_id}", None), *self._inlet.notices.forget(device_id)]
         if device.local_name is not None:
             mark = {"id": str(device_id), "at_ms": self._clock.now_ms()}
             marks.append(SaveSetting(REMOVED, {**self._removed(), device.local_name: mark}))
@@ -198,6 +215,8 @@ class Commands:
         left = self._state.belongings(EntityId("DEVICE", device_id))
         await self._pipeline.commit([DeleteDevice(device_id), *marks, *(DeleteEntity(kind, key) for kind, key in left)])
         self._inlet.device_changed(EntityId("DEVICE", device_id), credentials_changed=True)
+        if gateway_id is not None:
+            self._inlet.notices.tell(gateway_id)
 
     async def put_credentials(self, device_id: UUID, json: Mapping[str, Json]) -> None:
         """Unknown device is no error. A session under other credentials is closed."""

@@ -117,7 +117,8 @@ def token_credentials(token: str) -> Credentials:
     return Credentials(type=CredentialsType.ACCESS_TOKEN.value, credentials_id=token)
 
 
-def _new_token() -> Credentials:
+def new_token() -> Credentials:
+    """Made up: 20 letters and digits."""
     alphabet = string.ascii_letters + string.digits
     return token_credentials("".join(secrets.choice(alphabet) for _ in range(20)))
 
@@ -129,7 +130,7 @@ def _credentials_for(item: Found, known: Device | None, state: State) -> tuple[C
     """
     present = known.credentials if known else None
     if item.credentials is None:
-        return present or _new_token(), []
+        return present or new_token(), []
     wished = item.credentials
     setting = f"configured_credentials/{item.name}"
     mark = hashlib.sha256("\0".join((wished.type, wished.credentials_id, wished.value or "")).encode()).hexdigest()

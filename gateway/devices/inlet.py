@@ -10,13 +10,15 @@ from uuid import UUID, uuid4
 
 from gateway.devices.asking import Asking
 from gateway.devices.claims import Claims
+from gateway.devices.notices import Notices
 from gateway.devices.provisioning import Provisioning
+from gateway.devices.sub_devices import SubDevices
 from gateway.domain.changes import Change, SaveSetting
 from gateway.domain.entity import Credentials, Device, DeviceProfile, EntityId, Json
 from gateway.domain.message import Message, MessageType
+from gateway.domain.onboarding import CertificateChain, ProvisionAnswer, ProvisionRequest
 from gateway.domain.telemetry import AttributeScope, TsKv, Value
 from gateway.errors import RejectedError
-from gateway.domain.onboarding import CertificateChain, ProvisionAnswer, ProvisionRequest
 from gateway.ports import AttributeNotice, Clock, Committer, DeviceChannel, Receipt
 from gateway.supervise import Counters
 
@@ -41,7 +43,6 @@ class Session:
     """One live connection of one device. Implements `DeviceSession`."""
 
     __slots__ = (
-        "_attributes_ms",
         "_entity",
         "_inlet",
         "_last_receipt",
@@ -67,7 +68,6 @@ class Session:
         self.opened_ms = self.last_activity_ms = now_ms
         self.readings = 0
         self._entity = device.entity_id
-        self._attributes_ms = 0
         self._last_receipt: Receipt | None = None
 
     def post_telemetry(self, items: Sequence[TsKv]) -> Receipt:
@@ -94,9 +94,7 @@ class Session:
     def post_attributes(self, values: Mapping[str, Value]) -> Receipt:
         """Client attributes, into the rules."""
         self.last_activity_ms = now_ms = self._inlet.clock.now_ms()
-        # Later than the post before, also within one millisecond and when the clock steps back: the cloud drops
-        # an attribute that is not newer than the one it has, and says success.
-        self._attributes_ms = written_ms = max(now_ms, self._attributes_ms + 1)
+        written_ms = self._inlet.attributes_ms(self._entity, now_ms)
         receipt = self._inlet.pipeline.run(
             [
                 Message(
@@ -162,15 +160,16 @@ class Session:
         self.hears_rpc = is_on
         if is_on:
             self._inlet.rpc.device_listens(self.device.id)
+            self._inlet.notices.tell(self.device.id)
 
     def become(self, device: Device) -> None:
         """What it says from here on is of this device."""
         self.device, self._entity = device, device.entity_id
+
     def claim(self, secret_key: str, duration_ms: int) -> Receipt:
         """The device may be claimed by whoever knows the key."""
         self.touch()
         return self._inlet.claims.record(self.device, secret_key, duration_ms)
-
 
     def touch(self) -> None:
         """Any packet counts as activity."""
@@ -191,14 +190,18 @@ class Inlet:
     ) -> None:
         self.state, self.pipeline, self.rpc, self.clock = state, pipeline, rpc, clock
         self._committer, self.counters = committer, counters
+        self.asking = Asking(pipeline, state, clock, counters)
         self.claims = Claims(state, pipeline, clock, counters)
         self.provisioning = Provisioning(state, pipeline, clock, counters)
         self.provisioning.on_replaced = lambda entity: self.device_changed(entity, credentials_changed=True)
-        self.asking = Asking(pipeline, state, clock, counters)
         self._sessions: dict[UUID, Session] = {}
         self._visits: dict[UUID, Session] = {}
+        self._through_gateways: dict[UUID, Session] = {}
+        self.sub_devices = SubDevices(state, pipeline, clock, counters)
+        self.notices = Notices(state, pipeline, clock, counters)
         self._owed: dict[UUID, set[str]] = {}  # as the settings will be when all commits are done
         self._moved: dict[UUID, UUID] = {}
+        self._attributes_ms: dict[UUID, int] = {}  # of devices that have posted some: when the newest were written
         pipeline.on_notice = self.notify
         rpc.session_of = self._session_for_calls
 
@@ -206,9 +209,6 @@ class Inlet:
         """By unique credentials id."""
         return self.state.device_by_credentials(credentials_id)
 
-    def find_device(self, local_name: str) -> Device | None:
-        """By the name in the configuration, else by the cloud's."""
-        return self.state.device_named(local_name)
     def profile_of(self, device: Device) -> DeviceProfile | None:
         """None: the cloud has not told us of it."""
         by_id = self.state.profile(device.profile_id) if device.profile_id else None
@@ -222,6 +222,9 @@ class Inlet:
         """The device of a certificate, created or changed where its profile says so."""
         return await self.provisioning.admit(chain)
 
+    def find_device(self, local_name: str) -> Device | None:
+        """By the name in the configuration, else by the cloud's."""
+        return self.state.device_named(local_name)
 
     def open_session(self, device: Device, channel: DeviceChannel) -> Session:
         """An older session of the same device is closed first.
@@ -241,6 +244,18 @@ class Inlet:
         """
         return self._open(self._visits, device, channel)
 
+    def sub_device(self, gateway: Device, name: str, profile: str) -> tuple[Device, Receipt | None]:
+        """The device of this name behind a gateway, see `gateway.devices.sub_devices`."""
+        return self.sub_devices.find(gateway, name, profile)
+
+    def open_sub_session(self, device: Device, channel: DeviceChannel) -> Session:
+        """A session through a gateway; an older one through any gateway is closed first.
+
+        Raises:
+            RejectedError: The device was deleted meanwhile.
+        """
+        return self._open(self._through_gateways, device, channel)
+
     def _open(self, sessions: dict[UUID, Session], device: Device, channel: DeviceChannel) -> Session:
         current = self.state.device(self._moved.get(device.id, device.id))
         if current is None:
@@ -257,17 +272,31 @@ class Inlet:
         """A session has ended."""
         self.rpc.session_closed(session)
         self.asking.session_closed(session)
-        for sessions in (self._sessions, self._visits):
+        for sessions in (self._sessions, self._through_gateways, self._visits):
             if sessions.get(session.device.id) is session:
                 del sessions[session.device.id]
 
     def sessions(self) -> Mapping[UUID, Session]:
-        """The live ones, by device id; a visit where the device has no session of its own."""
-        return {**self._visits, **self._sessions} if self._visits else self._sessions
+        """The live ones, by device id; one through a gateway, or a visit, where the device has none of its own."""
+        if not self._visits and not self._through_gateways:
+            return self._sessions
+        return {**self._visits, **self._through_gateways, **self._sessions}
+
+    def attributes_ms(self, device: EntityId, now_ms: int) -> int:
+        """When client attributes that are posted now were written: later than those before, whatever the clock does.
+
+        The cloud drops an attribute that is not newer than the one it has, and says success.
+        """
+        last_ms = self._attributes_ms.get(device.id)
+        if last_ms is None:
+            last_ms = self.state.newest_attribute_ms(device, AttributeScope.CLIENT_SCOPE)
+        self._attributes_ms[device.id] = written_ms = max(now_ms, last_ms + 1)
+        return written_ms
 
     def _all_of(self, device_id: UUID) -> list[Session]:
         """Its own session first."""
-        found = (self._sessions.get(device_id), self._visits.get(device_id))
+        homes = (self._sessions, self._through_gateways, self._visits)
+        found = [sessions.get(device_id) for sessions in homes]
         return [session for session in found if session is not None]
 
     def _listeners(self, device_id: UUID) -> list[Session]:
@@ -353,7 +382,9 @@ class Inlet:
         """A configured device has another id from now on: its live session goes with it, later ones too."""
         self._moved.pop(device.id, None)
         self._moved[old] = device.id
-        for sessions in (self._sessions, self._visits):
+        if old in self._attributes_ms:
+            self._attributes_ms[device.id] = self._attributes_ms.pop(old)
+        for sessions in (self._sessions, self._through_gateways, self._visits):
             session = sessions.pop(old, None)
             if session is not None:
                 session.become(device)
@@ -364,8 +395,10 @@ class Inlet:
         current = self.state.device(entity.id)
         if current is None:
             self._owed.pop(entity.id, None)
+            self._attributes_ms.pop(entity.id, None)
         for session in self._all_of(entity.id):
-            if current is None or credentials_changed:
+            is_guest = self._through_gateways.get(entity.id) is session  # under the gateway's credentials
+            if current is None or (credentials_changed and not is_guest):
                 is_visit = self._visits.get(entity.id) is session
                 session.close()
                 session.channel.close("deleted" if is_visit and current is None else "not_authorized")

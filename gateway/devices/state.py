@@ -26,7 +26,7 @@ from gateway.domain.changes import (
 from gateway.domain.downlink import DOCUMENT_TYPES
 from gateway.domain.entity import Credentials, Device, DeviceProfile, EdgeIdentity, EntityId, Json
 from gateway.domain.telemetry import Attribute
-from gateway.ports import Snapshot
+from gateway.ports import Snapshot, attributes_mark
 
 STATEFUL: Final = frozenset(
     {
@@ -69,6 +69,7 @@ class State:
         self._documents_bytes = sum(self._documents.values())
         self._settings: dict[str, Json] = dict(snapshot.settings)
         self._identity: EdgeIdentity | None = None
+        self._floor_ms = snapshot.newest_ms
         for profile in snapshot.profiles:
             self._put_profile(profile)
         for device in snapshot.devices:
@@ -100,6 +101,10 @@ class State:
         """All."""
         return iter(self._devices.values())
 
+    def device_count(self) -> int:
+        """How many devices there are."""
+        return len(self._devices)
+
     def profiles(self) -> Iterator[DeviceProfile]:
         """All."""
         return iter(self._profiles.values())
@@ -121,6 +126,11 @@ class State:
     def attributes(self, entity: EntityId, scope: str) -> Mapping[str, Attribute]:
         """All of one scope."""
         return self._attributes.get((entity, scope), {})
+
+    def newest_attribute_ms(self, entity: EntityId, scope: str) -> int:
+        """What an attribute event of this scope has to be later than."""
+        mark_ms: int = self._settings.get(attributes_mark(entity, scope)) or 0
+        return max(self._floor_ms, mark_ms, *(held.ts_ms for held in self.attributes(entity, scope).values()))
 
     def identity(self) -> EdgeIdentity | None:
         """Who the cloud says we are."""

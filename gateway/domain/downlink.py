@@ -26,6 +26,8 @@ MOVED_DEVICES: Final = "moved_devices"
 """Setting: id to id, of devices whose queued events belong to the cloud's device of the same name."""
 IDENTITY_MS: Final = "identity_ms"
 """Setting: when this gateway became another edge; events that are older belong to the edge it was before."""
+LAST_GATEWAY: Final = "last_gateway:"
+"""Setting, with the device's id: id of the gateway behind which it was seen last, `lastConnectedGateway` up there."""
 SYNC_MS: Final = "sync_ms"
 """Setting: when the last sync was completed; nothing goes up before that."""
 
