@@ -320,8 +320,24 @@ class GrpcLink:
             elif isinstance(event, DownlinkReceived | EdgeChanged):
                 for identity in _identities(event):
                     _check_edition(identity)
+                    self._check_identity(identity, call)
                 self._sync_heard_s = self._clock.monotonic_s()  # a long sync is fine, a stuck one is not
                 await self._inbox.put(event)
+
+    def _check_identity(self, identity: EdgeIdentity, call: Call) -> None:
+        """Another edge in the middle of a session: nothing more goes up, the next connect deals with it.
+
+        What was read ahead or is on its way belongs to the old edge, and the new one must not get it.
+        """
+        known = self._state.identity()
+        if known is not None and known.edge_id != identity.edge_id:
+            self._ready.clear()
+            self._lost.set()
+            call.cancel()  # what waits to be written is not written any more
+            raise TransientError(
+                f"the cloud says that this gateway now is the edge {identity.name!r} ({identity.edge_id}):"
+                " connecting anew"
+            )
 
     def _post(self, request: bytes, *, is_urgent: bool) -> None:
         """To be written; RPC and acknowledgements pass the telemetry that waits for the line.

@@ -8,12 +8,13 @@ import subprocess
 import grpc
 import pytest
 
+from gateway.cloud.codec import halves
 from gateway.cloud.link import GrpcLink
 from gateway.config import CloudConfig
 from gateway.domain.downlink import EntityUpdated, SyncCompleted
 from gateway.errors import LinkLost, RefusedError, RejectedError, TransientError
 from gateway.supervise import Counters, SystemClock
-from tests.unit.cloud.build import TS, State, event
+from tests.unit.cloud.build import DEVICE_ID, SECOND_ID, TS, State, event
 from tests.unit.cloud.server import serving, until
 
 
@@ -61,6 +62,12 @@ async def running(link):
 async def hold(peer):
     """Stay connected and silent."""
     await asyncio.Event().wait()
+
+
+def edge(id_):
+    """What an edge says of itself on the wire."""
+    high, low = halves(id_)
+    return {"edgeIdMSB": high, "edgeIdLSB": low, "name": "Other", "cloudType": "CE"}
 
 
 async def ready(peer):
@@ -398,8 +405,7 @@ async def test_what_cannot_be_applied_is_answered_with_its_reason():
 async def test_a_change_of_the_edge_is_told_and_not_acknowledged():
     async def conduct(peer):
         await ready(peer)
-        who = {"edgeIdMSB": 1, "edgeIdLSB": 2, "name": "renamed", "cloudType": "CE"}
-        await peer.write(edgeUpdateMsg={"configuration": who})
+        await peer.write(edgeUpdateMsg={"configuration": {**edge(SECOND_ID), "name": "renamed"}})
         await hold(peer)
 
     handler = Handler()
@@ -411,6 +417,42 @@ async def test_a_change_of_the_edge_is_told_and_not_acknowledged():
             await until(lambda: link.status()["edge"] == "renamed")
             assert link.is_ready
             assert len(server.peers[0].requests) == 3
+
+
+@pytest.mark.parametrize("is_downlink", [False, True])
+async def test_another_edge_in_the_middle_of_a_session_ends_it_and_nothing_more_goes_up(is_downlink):
+    turn = asyncio.Event()
+
+    async def conduct(peer):
+        await ready(peer)
+        await peer.read()
+        await turn.wait()
+        other = {"configuration": edge(DEVICE_ID)}
+        if is_downlink:
+            await peer.write(downlinkMsg={"downlinkMsgId": 7, "edgeConfiguration": other["configuration"]})
+        else:
+            await peer.write(edgeUpdateMsg=other)
+        with contextlib.suppress(StopAsyncIteration, asyncio.CancelledError):
+            while True:
+                await peer.read()
+
+    handler = Handler()
+    async with serving(conduct) as (server, port):
+        link = make(port, handler)
+        serving_link = asyncio.create_task(link.serve())
+        await asyncio.wait_for(link.wait_ready(), 5)
+        sent = link.send([reading()])
+        await until(lambda: len(server.peers[0].requests) == 4)
+        turn.set()
+        with pytest.raises(TransientError, match=f"now is the edge 'Other' \\({DEVICE_ID}\\): connecting anew"):
+            await asyncio.wait_for(serving_link, 5)
+        with pytest.raises(LinkLost):
+            sent.result()
+        with pytest.raises(LinkLost):
+            link.send([reading(2, 2)])
+        assert len(handler.identities) == 1
+        assert len(handler.downlinks) == 1  # the sync; the change is applied by the next connect
+        assert len(server.peers[0].requests) == 4
 
 
 async def test_an_answer_out_of_place_ends_the_connection():
