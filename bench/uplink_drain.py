@@ -68,7 +68,13 @@ def serve(delay_s: float, pipe) -> None:
 
 
 class Nothing:
-    """State and handler of a gateway that has nothing to say."""
+    """State and handler of a gateway that has nothing to say; `moved` is what it says of devices under new ids."""
+
+    def __init__(self, moved: dict[str, str] | None = None) -> None:
+        self._moved = moved
+
+    def setting(self, name):
+        return self._moved
 
     def device(self, device_id):
         return None
@@ -142,11 +148,13 @@ async def drain(port: int, count: int, devices: int) -> tuple[float, float]:
     return took
 
 
-def encoding_us() -> float:
+def encoding_us(moved: int = 0) -> float:
+    """Of one event; so many other devices have moved to new ids."""
     events = Queue(100, 100).rows
+    state = Nothing({str(UUID(int=1 << 90 | n)): str(UUID(int=1 << 91 | n)) for n in range(moved)} or None)
     started_s = time.perf_counter()
     for _ in range(200):
-        encode_uplink(1, events, Nothing())
+        encode_uplink(1, events, state)
     return (time.perf_counter() - started_s) / 200 / 100 * 1e6
 
 
@@ -160,9 +168,10 @@ def main() -> None:
         runner = asyncio.run
 
     async def with_encoding():
-        return encoding_us()
+        return encoding_us(), encoding_us(moved=50)
 
-    print(f"encoding: {runner(with_encoding()):.2f} µs/event (limit 12)")
+    plain_us, moved_us = runner(with_encoding())
+    print(f"encoding: {plain_us:.2f} µs/event (limit 12); when devices have moved: {moved_us:.2f} µs")
     context = multiprocessing.get_context("spawn")
     for delay_s, limit in ((0.0, 20_000), (0.1, 5_000)):
         ours, theirs = context.Pipe()

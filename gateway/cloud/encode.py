@@ -62,6 +62,24 @@ _DOCUMENTS: Final[Mapping[str, str]] = {
 we know are the cloud's own. A CUSTOMER has no message on the way up."""
 
 
+class _Moves:
+    """`MOVED_DEVICES` as ids. Remembers the last one: a setting is never changed, another value takes its place."""
+
+    def __init__(self) -> None:
+        self._setting: Any = None
+        self._ids: Mapping[UUID | None, UUID] = {}
+
+    def of(self, setting: Mapping[str, str]) -> Mapping[UUID | None, UUID]:
+        """From which id to which."""
+        if setting is not self._setting:
+            self._ids = {UUID(old): UUID(new) for old, new in setting.items()}
+            self._setting = setting
+        return self._ids
+
+
+_moves: Final = _Moves()
+
+
 def encode_connect(key: str, secret: str, release: str, max_inbound_bytes: int) -> bytes:
     """The first message. `release` is like "3.7.0"; unknown numbers select an ancient dialect on old servers."""
     return edge_pb2.RequestMsg(
@@ -107,10 +125,11 @@ def encode_uplink(uplink_id: int, events: Sequence[StoredEvent], state: StateRea
     message = request.uplinkMsg
     message.uplinkMsgId = uplink_id
     is_empty = True
-    moved = state.setting(MOVED_DEVICES)
+    setting = state.setting(MOVED_DEVICES)
+    moved = _moves.of(setting) if setting else None
     for event in events:
-        if moved and (successor := moved.get(str(event.entity_id))):
-            event = replace(event, entity_id=UUID(successor))
+        if moved and event.entity_id in moved:
+            event = replace(event, entity_id=moved[event.entity_id])
         write = _WRITERS.get(event.action)
         if write is None:
             continue

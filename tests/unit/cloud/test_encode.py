@@ -10,7 +10,7 @@ from gateway.cloud.encode import encode_ack, encode_connect, encode_sync, encode
 from gateway.cloud.pb import edge_pb2, queue_pb2
 from gateway.domain.entity import NULL_UUID, DeviceProfile, Origin
 from gateway.errors import RejectedError
-from tests.unit.cloud.build import DEVICE_ID, PROFILE_ID, TS, State, device, event, vector
+from tests.unit.cloud.build import DEVICE_ID, PROFILE_ID, SECOND_ID, TENANT_ID, TS, State, device, event, vector
 
 
 def uplink(*events, state=None) -> edge_pb2.UplinkMsg:
@@ -309,3 +309,23 @@ def test_no_customer_is_null_on_the_way_up():
 def test_a_request_for_calculated_fields():
     (request,) = uplink(event("CALCULATED_FIELD_REQUEST")).calculatedFieldRequestMsg
     assert (request.entityIdMSB, request.entityIdLSB, request.entityType) == (*halves(DEVICE_ID), "DEVICE")
+
+
+def test_events_of_a_device_that_moved_go_up_under_its_present_id_whenever_the_setting_changes():
+    state = State()
+    moved: dict[str, str] | None = None
+    state.setting = lambda name: moved if name == "moved_devices" else None
+    reading = event("TIMESERIES_UPDATED", {"ts": TS, "data": {"t": 1}})
+
+    def address():
+        (data,) = uplink(reading, state=state).entityData
+        return uuid_of(data.entityIdMSB, data.entityIdLSB)
+
+    assert address() == DEVICE_ID
+    for target in (SECOND_ID, TENANT_ID):
+        moved = {str(DEVICE_ID): str(target)}
+        assert (address(), address()) == (target, target)
+    moved = {str(SECOND_ID): str(TENANT_ID)}
+    assert address() == DEVICE_ID
+    moved = None
+    assert address() == DEVICE_ID
