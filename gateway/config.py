@@ -89,6 +89,10 @@ class BrokerConfig(Settings):
     tls_cert: Path | None = None
     tls_key: Path | None = None
     tls_client_ca: Path | None = Field(None, description="Ask devices for certificates signed by this CA.")
+    x509: bool = Field(True, description="Over TLS: a device that shows a certificate is known by it alone.")
+    x509_check_validity: bool = Field(
+        True, description="Refuse certificates that have expired; false where the clock cannot be trusted."
+    )
     max_packet_bytes: PositiveInt = Field(65_536, description="Remaining length of one packet (device API §1.1).")
     max_connections: PositiveInt = 10_000
     max_inflight: PositiveInt = Field(100, description="Unanswered QoS 1 publishes of one connection.")

@@ -12,11 +12,14 @@ from typing import Final
 
 import orjson
 
-from gateway.domain.entity import Credentials, CredentialsType, Device
+from gateway.domain.entity import Credentials, CredentialsType, Device, DeviceProfile
 
 FindCredentials = Callable[[str], tuple[Credentials, Device] | None]
 
 ACCEPTED: Final = (0, 0x00)
+NOT_AUTHORIZED: Final = (5, 0x87)
+UNAVAILABLE: Final = (3, 0x88)
+"""CONNACK codes (3.x, 5.0)."""
 
 
 def authenticate(find: FindCredentials, client_id: str, user_name: str | None, password: bytes | None) -> Device | None:
@@ -41,7 +44,13 @@ def refusal(client_id: str, user_name: str | None, password: bytes | None) -> tu
     """CONNACK code (3.x, 5.0) of a connection for which no device was found."""
     if user_name or password is not None:
         return 5, 0x86
-    return (2, 0x85) if client_id.strip() else (5, 0x87)
+    return (2, 0x85) if client_id.strip() else NOT_AUTHORIZED
+
+
+def speaks_mqtt(profile: DeviceProfile | None) -> bool:
+    """False for a device whose profile is bound to another transport."""
+    transport = (profile.json or {}).get("transportType") if profile is not None else None
+    return transport in (None, "DEFAULT", "MQTT")
 
 
 def _basic(

@@ -10,8 +10,9 @@ import asyncio
 import logging
 from typing import Final, cast
 
-from gateway.broker import encode
-from gateway.broker.auth import authenticate, refusal
+from gateway.broker import auth, encode
+from gateway.broker.certificates import Presented, presented
+from gateway.broker.admission import is_topic_too_long
 from gateway.broker.desk import Desk, LocalSession
 from gateway.broker.device_api import DeviceApi
 from gateway.broker.outbox import Outbox
@@ -28,10 +29,12 @@ from gateway.broker.packets import (
     Subscribe,
     Unsubscribe,
 )
+from gateway.broker.provision import ProvisionSession, asks_to_be_provisioned
 from gateway.broker.receipts import AckQueue
 from gateway.broker.topics import FilterKind, filter_kind, is_local
 from gateway.broker.wire import Decoder
 from gateway.domain.entity import Device
+from gateway.domain.onboarding import CertificateChain
 from gateway.errors import RejectedError
 from gateway.ports import Receipt
 
@@ -48,10 +51,10 @@ NORMAL, PROTOCOL_ERROR, FAILURE, NOT_AUTHORIZED, SERVER_FAULT, KEEPALIVE_TIMEOUT
 
 
 # Why nothing is read from a connection just now; any of them.
-INFLIGHT, DISK, SLOW_READER, TURN, LOCAL = 1, 2, 4, 8, 16
+INFLIGHT, DISK, SLOW_READER, TURN, LOCAL, IDENTITY = 1, 2, 4, 8, 16, 32
 
 
-class Connection(asyncio.Protocol):
+class Connection(asyncio.BufferedProtocol):
     """From accept to close."""
 
     def __init__(self, desk: Desk, members: set[Connection]) -> None:
@@ -65,9 +68,13 @@ class Connection(asyncio.Protocol):
         self._connect: Connect | None = None
         self._first: int | None = None  # the very first byte
         self._api: DeviceApi | None = None
+        self._provision: ProvisionSession | None = None  # in place of the API
         self._local: LocalSession | None = None
         self._local_filters: set[str] = set()
         self._closed_s: float | None = None
+        self._stuck_s: float | None = None  # since when the device takes nothing
+        self._partial_bytes = 0  # of a packet that is not whole
+        self._is_inside = False
         self._transport: asyncio.Transport
 
     # ── asyncio.Protocol ──
@@ -80,12 +87,20 @@ class Connection(asyncio.Protocol):
         self._address = peer[0] if peer else ""
         self._opened_s = self._seen_s = self._desk.clock.monotonic_s()
         self._acks = AckQueue(self._answered, self.close, self._desk.bug)
-        if len(self._members) >= self._config.max_connections:
-            self._turn_away("broker.connections_over_limit")
-        elif self._desk.doorkeeper.is_blocked(self._address, self._seen_s):
-            self._turn_away("broker.connections_blocked")
-        else:
+        if self._desk.admission.enter(self._address, self._seen_s):
+            self._is_inside = True
             self._members.add(self)
+        else:
+            self._closed_s = self._seen_s
+            self._transport.abort()
+
+    def get_buffer(self, sizehint: int) -> memoryview:
+        """One for all connections, emptied at once: a peer can be read of no more at a time than it holds."""
+        return self._desk.read_buffer
+
+    def buffer_updated(self, nbytes: int) -> None:
+        """Bytes of the device."""
+        self.data_received(bytes(self._desk.read_buffer[:nbytes]))
 
     def data_received(self, data: bytes) -> None:
         """Bytes of the device."""
@@ -105,20 +120,29 @@ class Connection(asyncio.Protocol):
         """The socket is gone, whoever closed it."""
         if self._closed_s is None:
             self._closed_s = self._desk.clock.monotonic_s()
-        self._members.discard(self)
+        if self._is_inside:
+            self._is_inside = False
+            self._members.discard(self)
+            self._desk.admission.leave(self._address)
+        self._hold_partial(0)
+        self._decoder.clear()
         self._acks.close()
         if self._local is not None:
             self._local.close(is_graceful=False)  # nothing when it has said goodbye before
         if self._api is not None:
             self._outbox.close()
             self._api.session.close()
+        elif self._provision is not None:
+            self._outbox.close()
 
     def pause_writing(self) -> None:
         """The device does not read."""
+        self._stuck_s = self._desk.clock.monotonic_s()
         self._hold_for(SLOW_READER)
 
     def resume_writing(self) -> None:
         """It reads again."""
+        self._stuck_s = None
         self._release(SLOW_READER)
 
     # ── the listener's side ──
@@ -144,7 +168,9 @@ class Connection(asyncio.Protocol):
                 self.close(NORMAL)
             return
         silent_s = now_s - self._seen_s
-        if self._hold:
+        if self._stuck_s is not None and now_s - self._stuck_s > self._config.slow_reader_timeout_s:
+            self._too_slow()
+        elif self._hold:
             self._seen_s = now_s  # it cannot be heard
         elif self._connect.keepalive_s and silent_s > 1.5 * self._connect.keepalive_s:
             self._desk.counters.add("broker.keepalive_timeouts")
@@ -152,6 +178,8 @@ class Connection(asyncio.Protocol):
         elif silent_s > self._config.idle_timeout_s:
             self._desk.counters.add("broker.idle_timeouts")
             self.close(FAILURE)
+        elif self._provision is not None and self._provision.is_over(now_s):
+            self.close(NORMAL)
 
     def disk_is_free(self) -> None:
         """What waited for the disk has become little."""
@@ -175,12 +203,23 @@ class Connection(asyncio.Protocol):
         self._closed_s = self._desk.clock.monotonic_s()
         self._transport.close()
 
+    def give_up(self) -> None:
+        """Its unfinished packet takes room that others need."""
+        if self._closed_s is None:
+            self._partial_bytes = 0
+            self._closed_s = self._desk.clock.monotonic_s()
+            self._transport.abort()
+
     # ── incoming ──
 
     def _process(self) -> None:
         if self._closed_s is not None:
             return
         decoder, api, acks = self._decoder, self._api, self._acks
+        if api is not None and self._desk.inlet.is_congested:
+            self._hold_for(DISK)
+            self._desk.congested()
+            return
         max_inflight = self._config.max_inflight
         monotonic_s = self._desk.clock.monotonic_s
         until_s = monotonic_s() + _TURN_S
@@ -188,6 +227,8 @@ class Connection(asyncio.Protocol):
             for _ in range(_PACKETS_A_TURN):
                 packet = decoder.next_packet()
                 if packet is None:
+                    if decoder.held_bytes != self._partial_bytes:
+                        self._hold_partial(decoder.held_bytes)
                     break
                 if api is not None and type(packet) is Publish:
                     api.publish(packet)
@@ -226,6 +267,14 @@ class Connection(asyncio.Protocol):
             if self._connect is not None:
                 raise ProtocolError("a second CONNECT", PROTOCOL_ERROR)
             self._accept(packet)
+        elif self._provision is not None and not isinstance(packet, Disconnect):
+            self._provision.handle(packet)
+        elif self._api is None and self._provision is None:
+            raise ProtocolError("the first packet is not CONNECT")
+        elif isinstance(packet, Disconnect):
+            if self._local is not None:
+                self._local.close(is_graceful=packet.reason != 0x04)
+            self.close(NORMAL)
         elif self._api is None:
             raise ProtocolError("the first packet is not CONNECT")
         elif isinstance(packet, Pingreq):
@@ -238,10 +287,6 @@ class Connection(asyncio.Protocol):
             self._subscribe(packet, self._api)
         elif isinstance(packet, Unsubscribe):
             self._unsubscribe(packet, self._api)
-        elif isinstance(packet, Disconnect):
-            if self._local is not None:
-                self._local.close(is_graceful=packet.reason != 0x04)
-            self.close(NORMAL)
         else:
             raise ProtocolError(f"{type(packet).__name__} is not for a client to send", PROTOCOL_ERROR)
 
@@ -252,31 +297,74 @@ class Connection(asyncio.Protocol):
             self.write(encode.connack(4, 1))
         self.close(error.reason_code)
 
-    # ── CONNECT ──
+    def _hold_partial(self, size_bytes: int) -> None:
+        if size_bytes or self._partial_bytes:
+            self._partial_bytes = size_bytes
+            self._desk.admission.holds(self, size_bytes)
 
-    def _turn_away(self, counter: str) -> None:
-        self._desk.counters.add(counter)
-        self._closed_s = self._seen_s
-        self._transport.abort()
+    # ── CONNECT ──
 
     def _accept(self, packet: Connect) -> None:
         self._connect = packet
-        desk = self._desk
-        device = authenticate(desk.inlet.find_credentials, packet.client_id, packet.user_name, packet.password)
+        if asks_to_be_provisioned(packet):
+            self._start_provisioning(packet)
+            return
+        shown = presented(self._transport) if self._config.x509 else None
+        if shown is not None:
+            self._accept_certificate(packet, shown)
+            return
+        find = self._desk.inlet.find_credentials
+        device = auth.authenticate(find, packet.client_id, packet.user_name, packet.password)
         if device is None:
-            self._refuse(packet)
+            self._refuse(packet, auth.refusal(packet.client_id, packet.user_name, packet.password))
+        else:
+            self._admit(packet, device)
+
+    def _accept_certificate(self, packet: Connect, shown: Presented) -> None:
+        """User name and password do not count beside a certificate."""
+        now_s = self._desk.clock.now_ms() / 1000
+        is_valid = shown.from_s <= now_s <= shown.until_s or not self._config.x509_check_validity
+        if shown.chain is None or not is_valid:
+            self._desk.counters.add("broker.certificates_not_valid")
+            self._refuse(packet, auth.NOT_AUTHORIZED)
+            return
+        self._hold_for(IDENTITY)  # a new device must be on disk first
+        self._desk.spawn(self._admit_by_certificate(packet, shown.chain), "broker: certificate")
+
+    async def _admit_by_certificate(self, packet: Connect, chain: CertificateChain) -> None:
+        try:
+            device = await self._desk.inlet.admit_by_certificate(chain)
+        except RejectedError as error:
+            log.warning("%s: a device could not be admitted by its certificate: %s", self._address, error)
+            self._turn_down(packet, auth.UNAVAILABLE)
+            return
+        if self._closed_s is not None:
+            return
+        if device is None:
+            self._refuse(packet, auth.NOT_AUTHORIZED)
+        else:
+            self._admit(packet, device)
+            self._release(IDENTITY)
+
+    def _start_provisioning(self, packet: Connect) -> None:
+        packet.user_name = packet.password = None
+        self._desk.counters.add("broker.provisioning_connects")
+        self._open_outbox(packet)
+        self.write(encode.connack(packet.version, 0, is_session_present=not packet.is_clean))
+        self._provision = ProvisionSession(
+            self._desk, self._address, packet.version, self._outbox, self.write, self.close
+        )
+
+    def _admit(self, packet: Connect, device: Device) -> None:
+        desk = self._desk
+        if not auth.speaks_mqtt(desk.inlet.profile_of(device)):
+            log.warning("device %r: its profile is bound to another transport than MQTT; refused", device.name)
+            self._turn_down(packet, auth.UNAVAILABLE)
             return
         packet.user_name = packet.password = None  # not needed any more, so not kept
         desk.doorkeeper.accepted(self._address)
         desk.counters.add("broker.connects")
-        self._outbox = Outbox(
-            packet.version,
-            self.write,
-            self._too_slow,
-            receive_maximum=packet.receive_maximum,
-            max_packet_bytes=packet.max_packet_bytes,
-            max_waiting_bytes=self._max_write_bytes,
-        )
+        self._open_outbox(packet)
         # Nothing is kept between connections; the flag only mirrors the question, as ThingsBoard does it.
         self.write(encode.connack(packet.version, 0, is_session_present=not packet.is_clean))
         self._api = DeviceApi(
@@ -293,14 +381,27 @@ class Connection(asyncio.Protocol):
         if packet.will is not None and desk.local is not None and is_local(packet.will.topic):
             self._local_session()
 
-    def _refuse(self, packet: Connect) -> None:
+    def _open_outbox(self, packet: Connect) -> None:
+        self._outbox = Outbox(
+            packet.version,
+            self.write,
+            self._too_slow,
+            receive_maximum=packet.receive_maximum,
+            max_packet_bytes=packet.max_packet_bytes,
+            max_waiting_bytes=self._max_write_bytes,
+        )
+
+    def _refuse(self, packet: Connect, codes: tuple[int, int]) -> None:
+        """Wrong credentials: they count against the address."""
         self._desk.counters.add("broker.connects_refused")
         if self._desk.doorkeeper.refused(self._address, self._seen_s):
             log.warning(
                 "%s: too many connections with wrong credentials; blocked for %g s", self._address, self._config.block_s
             )
-        code_3, code_5 = refusal(packet.client_id, packet.user_name, packet.password)
-        self.write(encode.connack(packet.version, code_5 if packet.version == 5 else code_3))
+        self._turn_down(packet, codes)
+
+    def _turn_down(self, packet: Connect, codes: tuple[int, int]) -> None:
+        self.write(encode.connack(packet.version, codes[packet.version == 5]))
         packet.user_name = packet.password = None
         self.close(NOT_AUTHORIZED)
 
@@ -311,7 +412,15 @@ class Connection(asyncio.Protocol):
         codes = [0x8F if version == 5 else 0x80] * len(packet.filters)
         known = [filter_kind(name) for name, _ in packet.filters]
         local: list[int] = []
+        free = self._config.max_subscriptions - len(self._local_filters) - len(api.granted)
         for index, ((name, qos), (kind, _)) in enumerate(zip(packet.filters, known, strict=True)):
+            if name not in api.granted and name not in self._local_filters:
+                if free <= 0 or is_topic_too_long(name):
+                    codes[index] = (0x97 if free <= 0 else 0x8F) if version == 5 else 0x80
+                    self._desk.counters.add("broker.subscriptions_refused")
+                    known[index] = FilterKind.REFUSED, known[index][1]
+                    continue
+                free -= 1
             if kind is FilterKind.LOCAL and self._desk.local is not None:
                 local.append(index)
             elif kind not in (FilterKind.LOCAL, FilterKind.REFUSED):

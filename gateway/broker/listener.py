@@ -10,6 +10,7 @@ from collections.abc import Coroutine
 from functools import partial
 from typing import Any, Final
 
+from gateway.broker.certificates import take_any_certificate
 from gateway.broker.desk import Desk, Local
 from gateway.broker.front import Connection
 from gateway.config import BrokerConfig
@@ -183,6 +184,8 @@ def _tls_context(config: BrokerConfig) -> ssl.SSLContext:
         if config.tls_client_ca is not None:
             context.load_verify_locations(config.tls_client_ca)
             context.verify_mode = ssl.CERT_OPTIONAL
+        elif config.x509:
+            take_any_certificate(context, partial(_tls_context, config.model_copy(update={"x509": False})))
     except (OSError, ssl.SSLError) as error:
         raise RefusedError(f"broker.tls_cert, tls_key or tls_client_ca cannot be used: {error}") from error
     return context

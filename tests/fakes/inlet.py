@@ -8,7 +8,8 @@ from uuid import UUID
 
 import orjson
 
-from gateway.domain.entity import Credentials, Device, time_uuid
+from gateway.domain.entity import Credentials, Device, DeviceProfile, time_uuid
+from gateway.domain.onboarding import CertificateChain, ProvisionAnswer, ProvisionRequest, ProvisionStatus
 from gateway.domain.telemetry import TsKv, Value
 from gateway.ports import DeviceChannel, Receipt
 
@@ -50,6 +51,10 @@ class FakeSession:
         self.calls.append((request_id, method, params))
         return self.server_answer
 
+    def claim(self, secret_key: str, duration_ms: int) -> Receipt:
+        self.posted.append(("claim", secret_key, duration_ms))
+        return self.inlet.receipt()
+
     def subscribe_attributes(self, is_on: bool) -> None:
         self.has_attributes = is_on
 
@@ -76,6 +81,10 @@ class FakeInlet:
         self.sessions: dict[UUID, FakeSession] = {}
         self.visits: dict[UUID, FakeSession] = {}
         self.opened: list[FakeSession] = []
+        self.profiles: dict[str, DeviceProfile] = {}
+        self.provisionings: list[ProvisionRequest] = []
+        self.provision_answer = ProvisionAnswer(ProvisionStatus.NOT_FOUND)
+        self.chains: list[CertificateChain] = []
         self.calm = asyncio.Event()
         self.calm.set()
         self._turn: list[Receipt] = []
@@ -101,6 +110,18 @@ class FakeInlet:
 
     def find_credentials(self, credentials_id: str) -> tuple[Credentials, Device] | None:
         return self.devices.get(credentials_id)
+
+    def profile_of(self, device: Device) -> DeviceProfile | None:
+        return self.profiles.get(device.type)
+
+    async def provision(self, request: ProvisionRequest) -> ProvisionAnswer:
+        self.provisionings.append(request)
+        return self.provision_answer
+
+    async def admit_by_certificate(self, chain: CertificateChain) -> Device | None:
+        self.chains.append(chain)
+        found = self.find_credentials(chain.leaf_hash)
+        return None if found is None else found[1]
 
     def find_device(self, local_name: str) -> Device | None:
         return next((device for _, device in self.devices.values() if device.local_name == local_name), None)
