@@ -12,7 +12,6 @@ from typing import Final, cast
 
 from gateway.broker import auth, encode
 from gateway.broker.certificates import Presented, presented
-from gateway.broker.admission import is_topic_too_long
 from gateway.broker.desk import Desk, LocalSession
 from gateway.broker.device_api import DeviceApi
 from gateway.broker.outbox import Outbox
@@ -29,13 +28,13 @@ from gateway.broker.packets import (
     Subscribe,
     Unsubscribe,
 )
-from gateway.broker.provision import ProvisionSession, asks_to_be_provisioned
 from gateway.broker.receipts import AckQueue
+from gateway.broker.provision import ProvisionSession, asks_to_be_provisioned
 from gateway.broker.topics import FilterKind, filter_kind, is_local
 from gateway.broker.wire import Decoder
 from gateway.domain.entity import Device
-from gateway.domain.onboarding import CertificateChain
 from gateway.errors import RejectedError
+from gateway.domain.onboarding import CertificateChain
 from gateway.ports import Receipt
 
 log = logging.getLogger(__name__)
@@ -54,7 +53,7 @@ NORMAL, PROTOCOL_ERROR, FAILURE, NOT_AUTHORIZED, SERVER_FAULT, KEEPALIVE_TIMEOUT
 INFLIGHT, DISK, SLOW_READER, TURN, LOCAL, IDENTITY = 1, 2, 4, 8, 16, 32
 
 
-class Connection(asyncio.BufferedProtocol):
+class Connection(asyncio.Protocol):
     """From accept to close."""
 
     def __init__(self, desk: Desk, members: set[Connection]) -> None:
@@ -68,13 +67,10 @@ class Connection(asyncio.BufferedProtocol):
         self._connect: Connect | None = None
         self._first: int | None = None  # the very first byte
         self._api: DeviceApi | None = None
-        self._provision: ProvisionSession | None = None  # in place of the API
         self._local: LocalSession | None = None
+        self._provision: ProvisionSession | None = None  # in place of the API
         self._local_filters: set[str] = set()
         self._closed_s: float | None = None
-        self._stuck_s: float | None = None  # since when the device takes nothing
-        self._partial_bytes = 0  # of a packet that is not whole
-        self._is_inside = False
         self._transport: asyncio.Transport
 
     # ── asyncio.Protocol ──
@@ -87,20 +83,12 @@ class Connection(asyncio.BufferedProtocol):
         self._address = peer[0] if peer else ""
         self._opened_s = self._seen_s = self._desk.clock.monotonic_s()
         self._acks = AckQueue(self._answered, self.close, self._desk.bug)
-        if self._desk.admission.enter(self._address, self._seen_s):
-            self._is_inside = True
-            self._members.add(self)
+        if len(self._members) >= self._config.max_connections:
+            self._turn_away("broker.connections_over_limit")
+        elif self._desk.doorkeeper.is_blocked(self._address, self._seen_s):
+            self._turn_away("broker.connections_blocked")
         else:
-            self._closed_s = self._seen_s
-            self._transport.abort()
-
-    def get_buffer(self, sizehint: int) -> memoryview:
-        """One for all connections, emptied at once: a peer can be read of no more at a time than it holds."""
-        return self._desk.read_buffer
-
-    def buffer_updated(self, nbytes: int) -> None:
-        """Bytes of the device."""
-        self.data_received(bytes(self._desk.read_buffer[:nbytes]))
+            self._members.add(self)
 
     def data_received(self, data: bytes) -> None:
         """Bytes of the device."""
@@ -120,29 +108,20 @@ class Connection(asyncio.BufferedProtocol):
         """The socket is gone, whoever closed it."""
         if self._closed_s is None:
             self._closed_s = self._desk.clock.monotonic_s()
-        if self._is_inside:
-            self._is_inside = False
-            self._members.discard(self)
-            self._desk.admission.leave(self._address)
-        self._hold_partial(0)
-        self._decoder.clear()
+        self._members.discard(self)
         self._acks.close()
         if self._local is not None:
             self._local.close(is_graceful=False)  # nothing when it has said goodbye before
         if self._api is not None:
             self._outbox.close()
             self._api.session.close()
-        elif self._provision is not None:
-            self._outbox.close()
 
     def pause_writing(self) -> None:
         """The device does not read."""
-        self._stuck_s = self._desk.clock.monotonic_s()
         self._hold_for(SLOW_READER)
 
     def resume_writing(self) -> None:
         """It reads again."""
-        self._stuck_s = None
         self._release(SLOW_READER)
 
     # ── the listener's side ──
@@ -153,6 +132,8 @@ class Connection(asyncio.BufferedProtocol):
         return None if self._api is None else self._api.session.device
 
     @property
+        elif self._provision is not None:
+            self._outbox.close()
     def _name(self) -> str:
         return self._address if self.device is None else self.device.name
 
@@ -168,9 +149,7 @@ class Connection(asyncio.BufferedProtocol):
                 self.close(NORMAL)
             return
         silent_s = now_s - self._seen_s
-        if self._stuck_s is not None and now_s - self._stuck_s > self._config.slow_reader_timeout_s:
-            self._too_slow()
-        elif self._hold:
+        if self._hold:
             self._seen_s = now_s  # it cannot be heard
         elif self._connect.keepalive_s and silent_s > 1.5 * self._connect.keepalive_s:
             self._desk.counters.add("broker.keepalive_timeouts")
@@ -178,8 +157,6 @@ class Connection(asyncio.BufferedProtocol):
         elif silent_s > self._config.idle_timeout_s:
             self._desk.counters.add("broker.idle_timeouts")
             self.close(FAILURE)
-        elif self._provision is not None and self._provision.is_over(now_s):
-            self.close(NORMAL)
 
     def disk_is_free(self) -> None:
         """What waited for the disk has become little."""
@@ -201,14 +178,9 @@ class Connection(asyncio.BufferedProtocol):
             self.write(encode.disconnect(5, reason))
         self._flush()
         self._closed_s = self._desk.clock.monotonic_s()
+        elif self._provision is not None and self._provision.is_over(now_s):
+            self.close(NORMAL)
         self._transport.close()
-
-    def give_up(self) -> None:
-        """Its unfinished packet takes room that others need."""
-        if self._closed_s is None:
-            self._partial_bytes = 0
-            self._closed_s = self._desk.clock.monotonic_s()
-            self._transport.abort()
 
     # ── incoming ──
 
@@ -216,10 +188,6 @@ class Connection(asyncio.BufferedProtocol):
         if self._closed_s is not None:
             return
         decoder, api, acks = self._decoder, self._api, self._acks
-        if api is not None and self._desk.inlet.is_congested:
-            self._hold_for(DISK)
-            self._desk.congested()
-            return
         max_inflight = self._config.max_inflight
         monotonic_s = self._desk.clock.monotonic_s
         until_s = monotonic_s() + _TURN_S
@@ -227,8 +195,6 @@ class Connection(asyncio.BufferedProtocol):
             for _ in range(_PACKETS_A_TURN):
                 packet = decoder.next_packet()
                 if packet is None:
-                    if decoder.held_bytes != self._partial_bytes:
-                        self._hold_partial(decoder.held_bytes)
                     break
                 if api is not None and type(packet) is Publish:
                     api.publish(packet)
@@ -267,14 +233,6 @@ class Connection(asyncio.BufferedProtocol):
             if self._connect is not None:
                 raise ProtocolError("a second CONNECT", PROTOCOL_ERROR)
             self._accept(packet)
-        elif self._provision is not None and not isinstance(packet, Disconnect):
-            self._provision.handle(packet)
-        elif self._api is None and self._provision is None:
-            raise ProtocolError("the first packet is not CONNECT")
-        elif isinstance(packet, Disconnect):
-            if self._local is not None:
-                self._local.close(is_graceful=packet.reason != 0x04)
-            self.close(NORMAL)
         elif self._api is None:
             raise ProtocolError("the first packet is not CONNECT")
         elif isinstance(packet, Pingreq):
@@ -297,14 +255,22 @@ class Connection(asyncio.BufferedProtocol):
             self.write(encode.connack(4, 1))
         self.close(error.reason_code)
 
-    def _hold_partial(self, size_bytes: int) -> None:
-        if size_bytes or self._partial_bytes:
-            self._partial_bytes = size_bytes
-            self._desk.admission.holds(self, size_bytes)
-
     # ── CONNECT ──
 
+    def _turn_away(self, counter: str) -> None:
+        self._desk.counters.add(counter)
+        self._closed_s = self._seen_s
+        self._transport.abort()
+
     def _accept(self, packet: Connect) -> None:
+        elif self._provision is not None and not isinstance(packet, Disconnect):
+            self._provision.handle(packet)
+        elif self._api is None and self._provision is None:
+            raise ProtocolError("the first packet is not CONNECT")
+        elif isinstance(packet, Disconnect):
+            if self._local is not None:
+                self._local.close(is_graceful=packet.reason != 0x04)
+            self.close(NORMAL)
         self._connect = packet
         if asks_to_be_provisioned(packet):
             self._start_provisioning(packet)
@@ -412,15 +378,7 @@ class Connection(asyncio.BufferedProtocol):
         codes = [0x8F if version == 5 else 0x80] * len(packet.filters)
         known = [filter_kind(name) for name, _ in packet.filters]
         local: list[int] = []
-        free = self._config.max_subscriptions - len(self._local_filters) - len(api.granted)
         for index, ((name, qos), (kind, _)) in enumerate(zip(packet.filters, known, strict=True)):
-            if name not in api.granted and name not in self._local_filters:
-                if free <= 0 or is_topic_too_long(name):
-                    codes[index] = (0x97 if free <= 0 else 0x8F) if version == 5 else 0x80
-                    self._desk.counters.add("broker.subscriptions_refused")
-                    known[index] = FilterKind.REFUSED, known[index][1]
-                    continue
-                free -= 1
             if kind is FilterKind.LOCAL and self._desk.local is not None:
                 local.append(index)
             elif kind not in (FilterKind.LOCAL, FilterKind.REFUSED):
