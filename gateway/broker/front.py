@@ -28,13 +28,13 @@ from gateway.broker.packets import (
     Subscribe,
     Unsubscribe,
 )
-from gateway.broker.receipts import AckQueue
 from gateway.broker.provision import ProvisionSession, asks_to_be_provisioned
+from gateway.broker.receipts import AckQueue
 from gateway.broker.topics import FilterKind, filter_kind, is_local
 from gateway.broker.wire import Decoder
 from gateway.domain.entity import Device
-from gateway.errors import RejectedError
 from gateway.domain.onboarding import CertificateChain
+from gateway.errors import RejectedError
 from gateway.ports import Receipt
 
 log = logging.getLogger(__name__)
@@ -67,8 +67,8 @@ class Connection(asyncio.Protocol):
         self._connect: Connect | None = None
         self._first: int | None = None  # the very first byte
         self._api: DeviceApi | None = None
-        self._local: LocalSession | None = None
         self._provision: ProvisionSession | None = None  # in place of the API
+        self._local: LocalSession | None = None
         self._local_filters: set[str] = set()
         self._closed_s: float | None = None
         self._transport: asyncio.Transport
@@ -115,6 +115,8 @@ class Connection(asyncio.Protocol):
         if self._api is not None:
             self._outbox.close()
             self._api.session.close()
+        elif self._provision is not None:
+            self._outbox.close()
 
     def pause_writing(self) -> None:
         """The device does not read."""
@@ -132,8 +134,6 @@ class Connection(asyncio.Protocol):
         return None if self._api is None else self._api.session.device
 
     @property
-        elif self._provision is not None:
-            self._outbox.close()
     def _name(self) -> str:
         return self._address if self.device is None else self.device.name
 
@@ -157,6 +157,8 @@ class Connection(asyncio.Protocol):
         elif silent_s > self._config.idle_timeout_s:
             self._desk.counters.add("broker.idle_timeouts")
             self.close(FAILURE)
+        elif self._provision is not None and self._provision.is_over(now_s):
+            self.close(NORMAL)
 
     def disk_is_free(self) -> None:
         """What waited for the disk has become little."""
@@ -178,8 +180,6 @@ class Connection(asyncio.Protocol):
             self.write(encode.disconnect(5, reason))
         self._flush()
         self._closed_s = self._desk.clock.monotonic_s()
-        elif self._provision is not None and self._provision.is_over(now_s):
-            self.close(NORMAL)
         self._transport.close()
 
     # ── incoming ──
@@ -233,6 +233,14 @@ class Connection(asyncio.Protocol):
             if self._connect is not None:
                 raise ProtocolError("a second CONNECT", PROTOCOL_ERROR)
             self._accept(packet)
+        elif self._provision is not None and not isinstance(packet, Disconnect):
+            self._provision.handle(packet)
+        elif self._api is None and self._provision is None:
+            raise ProtocolError("the first packet is not CONNECT")
+        elif isinstance(packet, Disconnect):
+            if self._local is not None:
+                self._local.close(is_graceful=packet.reason != 0x04)
+            self.close(NORMAL)
         elif self._api is None:
             raise ProtocolError("the first packet is not CONNECT")
         elif isinstance(packet, Pingreq):
@@ -263,14 +271,6 @@ class Connection(asyncio.Protocol):
         self._transport.abort()
 
     def _accept(self, packet: Connect) -> None:
-        elif self._provision is not None and not isinstance(packet, Disconnect):
-            self._provision.handle(packet)
-        elif self._api is None and self._provision is None:
-            raise ProtocolError("the first packet is not CONNECT")
-        elif isinstance(packet, Disconnect):
-            if self._local is not None:
-                self._local.close(is_graceful=packet.reason != 0x04)
-            self.close(NORMAL)
         self._connect = packet
         if asks_to_be_provisioned(packet):
             self._start_provisioning(packet)
