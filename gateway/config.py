@@ -80,6 +80,27 @@ class PostgresStore(Settings):
 StoreConfig = Annotated[SqliteStore | PostgresStore, Field(discriminator="kind")]
 
 
+class AclRule(Settings):
+    """Who may do what on local topics (`docs/local-topics.md`). Names are patterns with * and ?."""
+
+    device: str = "*"
+    profile: str = "*"
+    topic: Annotated[str, Field(min_length=1, max_length=1024)]
+    access: Literal["read", "write", "readwrite", "deny"] = "readwrite"
+
+    @field_validator("topic")
+    @classmethod
+    def _is_filter(cls, topic: str) -> str:
+        levels = topic.split("/")
+        if any(("+" in level and level != "+") or ("#" in level and level != "#") for level in levels):
+            raise ValueError("is no topic filter: + and # stand alone between slashes")
+        if "#" in levels[:-1] or len(levels) > 32:
+            raise ValueError("is no topic filter: # stands at the end, and 32 levels are the most")
+        if "%c" in topic:
+            raise ValueError("a client id says nothing about who a device is; use %d (device) or %p (profile)")
+        return topic
+
+
 class BrokerConfig(Settings):
     """The MQTT endpoint for devices."""
 
@@ -93,24 +114,58 @@ class BrokerConfig(Settings):
     x509_check_validity: bool = Field(
         True, description="Refuse certificates that have expired; false where the clock cannot be trusted."
     )
+    websocket_port: Port | None = Field(None, description="MQTT over WebSocket.")
+    websocket_tls_port: Port | None = Field(None, description="The same over TLS (wss); needs tls_cert and tls_key.")
+    websocket_path: str = "/mqtt"
+    websocket_origins: tuple[str, ...] = Field(
+        (), description="Web pages that may connect, as https://host; empty: all. Devices name no page."
+    )
     max_packet_bytes: PositiveInt = Field(65_536, description="Remaining length of one packet (device API §1.1).")
+    max_partial_bytes: PositiveInt = Field(
+        33_554_432, description="Unfinished packets of all connections together; then the oldest of them are closed."
+    )
     max_connections: PositiveInt = 10_000
+    max_connections_per_address: PositiveInt = 5000
+    max_subscriptions: PositiveInt = Field(100, description="Topic filters of one connection.")
+    max_gateway_devices: PositiveInt = Field(5_000, description="Devices open at the same time behind one gateway.")
+    max_devices: PositiveInt = Field(
+        20_000, description="Devices altogether; with so many, no gateway makes another one on the fly."
+    )
     max_inflight: PositiveInt = Field(100, description="Unanswered QoS 1 publishes of one connection.")
-    connect_timeout_s: PositiveFloat = 10.0
+    connect_timeout_s: PositiveFloat = Field(10.0, description="For CONNECT, and for the TLS handshake before it.")
+    slow_reader_timeout_s: PositiveFloat = Field(
+        60.0, description="A device that takes nothing of what waits for it for so long is closed."
+    )
     idle_timeout_s: PositiveFloat = Field(600.0, description="A session without any packet is closed.")
     wrong_password_limit: PositiveInt = Field(
         10, description="Wrong credentials from one address before it is blocked."
     )
     block_s: PositiveFloat = 60.0
     local_topics: bool = Field(True, description="Ordinary publish/subscribe between devices beside the device API.")
+    acl: tuple[AclRule, ...] = Field(
+        (), description="Rules for local topics: {device, profile, topic, access}; none: every device, every topic."
+    )
+    acl_file: Path | None = Field(None, description="More rules, in a mosquitto-style file.")
+    local_retained: NonNegativeInt = Field(10_000, description="Retained messages kept; one more is refused.")
+    local_retained_bytes: NonNegativeInt = 4 << 20
+    local_sessions: NonNegativeInt = Field(1_000, description="Persistent sessions kept; 10 of one device.")
+    local_session_s: PositiveInt = Field(604_800, description="A persistent session without its client ends after it.")
+    local_queue: PositiveInt = Field(
+        1_000, le=30_000, description="Messages that wait for one session; then the oldest goes, counted."
+    )
+    local_queue_bytes: PositiveInt = 1 << 20
+    local_total_bytes: PositiveInt = Field(32 << 20, description="Of all sessions together; kept in memory too.")
     json_type_cast: bool = Field(
         True, description="Text that reads as a number becomes a number, as the server does it."
     )
 
     @model_validator(mode="after")
     def _tls_is_whole(self) -> BrokerConfig:
-        if self.tls_port is not None and (self.tls_cert is None or self.tls_key is None):
-            raise ValueError("tls_port needs tls_cert and tls_key")
+        for name in ("tls_port", "websocket_tls_port"):
+            if getattr(self, name) is not None and (self.tls_cert is None or self.tls_key is None):
+                raise ValueError(f"{name} needs tls_cert and tls_key")
+        if not self.websocket_path.startswith("/"):
+            raise ValueError(f"websocket_path must begin with /, as in /mqtt; not {self.websocket_path!r}")
         return self
 
 
@@ -187,9 +242,13 @@ class CloudConfig(Settings):
         3.0,
         description="Longest wait of a device for shared attributes that only the cloud may know; 0: it is not asked.",
     )
+    refresh_attributes: bool = Field(
+        True, description="Ask again for the attributes of all devices and assets once a new connection lasts."
+    )
     stats_interval_s: NonNegativeInt = Field(60, description="Report uplinkMsgs… statistics of the EDGE; 0: never.")
     retry_interval_ms: PositiveInt = 3000
     max_retries: PositiveInt = Field(10, description="Refusals of one event before it is parked.")
+    rate_limit_pause_s: PositiveFloat = Field(60.0, description="Nothing is sent for so long after a rate limit.")
 
     @model_validator(mode="after")
     def _both_or_none(self) -> CloudConfig:
@@ -244,7 +303,7 @@ class DeviceConfig(Settings):
     access_token: Annotated[SecretStr, Field(min_length=1)] | None = None
     access_token_file: Path | None = None
     mqtt_basic: BasicCredentials | None = None
-    gateway: bool = Field(False, description="Is a gateway to the cloud; its topics v1/gateway/… are not served yet.")
+    gateway: bool = Field(False, description="May speak for devices behind it, on topics v1/gateway/….")
 
     @model_validator(mode="after")
     def _one_credential(self) -> DeviceConfig:

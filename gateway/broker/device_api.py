@@ -15,6 +15,8 @@ import orjson
 
 from gateway.broker import encode
 from gateway.broker.desk import Desk
+from gateway.broker.gateway_api import GatewayApi
+from gateway.broker.gateway_packet import Verdict
 from gateway.broker.outbox import Outbox
 from gateway.broker.packets import PUBACK, PUBCOMP, PUBREC, Publish
 from gateway.broker.receipts import AckQueue
@@ -62,11 +64,26 @@ class DeviceApi:
         self._has_ended = False
         self.asking = 0  # questions of the device that are being answered
         self._session: DeviceSession = desk.inlet.open_session(device, self)
+        self.gateway: GatewayApi | None = None
+        if device.is_gateway:
+            self.gateway = GatewayApi(desk, self._session, version, outbox, self.granted, self._answer_late, self._ask)
 
     @property
     def session(self) -> DeviceSession:
         """The device room's side of this connection."""
         return self._session
+
+    def touch(self) -> None:
+        """Any packet counts as activity."""
+        self._session.touch()
+        if self.gateway is not None:
+            self.gateway.touch()
+
+    def ended(self) -> None:
+        """The connection is gone."""
+        self._session.close()
+        if self.gateway is not None:
+            self.gateway.close()
 
     # ── up ──
 
@@ -136,8 +153,11 @@ class DeviceApi:
             self._ask(self._send_rpc_answer(request_id, topic.family, method, params))
 
     def _gateway(self, packet: Publish, topic: PublishTopic) -> None:
-        # ThingsBoard's behaviour for a device that is no gateway: no answer at all.
-        self._desk.counters.add("broker.gateway_topics_ignored")
+        if self.gateway is None:
+            # ThingsBoard's behaviour for a device that is no gateway: no answer at all.
+            self._desk.counters.add("broker.gateway_topics_ignored")
+        elif not self.gateway.publish(packet):
+            self._unknown(packet, topic)
 
     def _local(self, packet: Publish, topic: PublishTopic) -> None:
         if self._desk.local is None:
@@ -171,6 +191,26 @@ class DeviceApi:
             if not reason:  # an error ends the exchange: the id is free again
                 self._received[packet.packet_id] = receipt
             self._acks.add(receipt, encode.ack(PUBREC, packet.packet_id, self._version, reason))
+
+    def _answer_late(self, packet: Publish, receipt: Receipt, verdict: Callable[[], Verdict]) -> None:
+        """How it is answered is known when the receipt is done."""
+        if packet.qos == 2:
+            if len(self._received) >= MAX_QOS2_OPEN:
+                raise RejectedError(f"{MAX_QOS2_OPEN} QoS 2 exchanges without PUBREL")
+            self._received[packet.packet_id] = receipt
+
+        def answer() -> bytes:
+            reason, ending = verdict()
+            if ending is not None:
+                self._has_ended = True  # not within the answering: this answer leaves first
+                asyncio.get_running_loop().call_soon(self._end, ending)
+            if packet.qos == 2 and reason != 0:
+                self._received.pop(packet.packet_id, None)
+            if reason is None or not packet.qos:
+                return b""
+            return encode.ack(PUBACK if packet.qos == 1 else PUBREC, packet.packet_id, self._version, reason)
+
+        self._acks.add(receipt, answer)
 
     def _keys_left_out(self, packet: Publish, reasons: Sequence[str]) -> None:
         self._desk.counters.add("broker.keys_left_out", len(reasons))

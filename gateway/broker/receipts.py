@@ -12,6 +12,8 @@ from gateway.ports import Receipt
 
 Ending = int
 """In the place of an answer: end the connection with this reason when its turn comes."""
+Late = Callable[[], bytes]
+"""In the place of an answer: it is known when the receipt is done."""
 
 
 class AckQueue:
@@ -28,13 +30,13 @@ class AckQueue:
     ) -> None:
         """`end` closes with a reason code; `bug` gets what is no `RejectedError`."""
         self._write, self._end, self._bug = write, end, bug
-        self._waiting: deque[tuple[Receipt | None, bytes | Ending]] = deque()
+        self._waiting: deque[tuple[Receipt | None, bytes | Late | Ending]] = deque()
         self._settle_callback: Final = self._settle
         self._is_closed = False
         self.unanswered = 0  # publishes that wait for an answer; QoS 0 waits for none
 
-    def add(self, receipt: Receipt | None, answer: bytes) -> None:
-        """One publish: `receipt` None is done already, an empty answer is QoS 0."""
+    def add(self, receipt: Receipt | None, answer: bytes | Late) -> None:
+        """One publish: `receipt` None is done already, an empty answer is QoS 0. A late one counts as unanswered."""
         waiting = self._waiting
         if answer:
             self.unanswered += 1
@@ -84,7 +86,7 @@ class AckQueue:
                 break
             if answer:
                 self.unanswered -= 1
-                answers.append(answer)
+                answers.append(answer if isinstance(answer, bytes) else answer())
         if answers:
             self._write(b"".join(answers))
         if ending is not None:

@@ -74,8 +74,15 @@ def parse_telemetry(
         return [item] if item.values else []
     if type(tree) is not list:
         raise PayloadError(f"telemetry must be a JSON object or an array of objects, not {_kind(tree)}")
-    if not tree:
-        return None
+    return telemetry_items(tree, now_ms, cast, left_out) if tree else None
+
+
+def telemetry_items(tree: Sequence[Json], now_ms: int, cast: bool, left_out: list[str] | None) -> list[TsKv]:
+    """The elements of a parsed array as items, changed in place; without those that have no value.
+
+    Raises:
+        PayloadError: One of them is no telemetry.
+    """
     items: list[TsKv] = []
     for index, element in enumerate(tree):
         if type(element) is not dict:
@@ -95,7 +102,7 @@ def parse_attributes(payload: bytes, *, cast: bool = True, left_out: list[str] |
     tree = _load(payload, cast)
     if type(tree) is not dict:
         raise PayloadError(f"attributes must be one JSON object, not {_kind(tree)}")
-    return _typed(tree, cast, left_out)
+    return typed_values(tree, cast, left_out)
 
 
 def parse_attribute_request(payload: bytes) -> tuple[list[str] | None, list[str] | None]:
@@ -128,6 +135,15 @@ def parse_client_rpc(payload: bytes, *, needs_params: bool = False) -> tuple[str
     if needs_params and "params" not in tree:
         raise PayloadError('an RPC request needs "params", null when there are none', is_fatal=True)
     return method if isinstance(method, str) else orjson.dumps(method).decode(), tree.get("params")
+
+
+def load_json(payload: bytes, cast: bool) -> Json:
+    """Any JSON, read as leniently as a server reads it, with numbers of their stored type.
+
+    Raises:
+        PayloadError: Not JSON; where, and what was expected.
+    """
+    return _load(payload, cast)
 
 
 def parse_object(payload: bytes, what: str) -> dict[str, Json]:
@@ -186,11 +202,11 @@ def _item(tree: dict[str, Any], now_ms: int, cast: bool, left_out: list[str] | N
         values = tree["values"]
         if type(values) is not dict:
             raise PayloadError(f'"values" must be an object, not {_kind(values)}')
-        return TsKv(_ts_ms(tree["ts"]), _typed(values, cast, left_out))
-    return TsKv(now_ms, _typed(tree, cast, left_out))
+        return TsKv(_ts_ms(tree["ts"]), typed_values(values, cast, left_out))
+    return TsKv(now_ms, typed_values(tree, cast, left_out))
 
 
-def _typed(tree: dict[str, Any], cast: bool, left_out: list[str] | None) -> dict[str, Value]:
+def typed_values(tree: dict[str, Any], cast: bool, left_out: list[str] | None) -> dict[str, Value]:
     """The same object with nulls gone and values of their stored type; changed in place, it is ours.
 
     Without the keys that the server would take and then lose, together with the rest of their message.
