@@ -54,7 +54,7 @@ test: $(VENV)/dev.done $(TB_VENV)/done
 
 test-fast: $(VENV)/dev.done
 	$(MAKE) --no-print-directory lint
-	$(BIN)/pytest -m "not server and not slow" $(ARGS)
+	$(BIN)/pytest -n 4 --dist loadfile -m "not server and not slow" $(ARGS)
 
 bench: $(VENV)/dev.done
 	@sh tests/debian.sh
