@@ -7,9 +7,9 @@ from collections.abc import Callable, Coroutine
 from typing import Any, Final, Protocol
 from uuid import UUID
 
+from gateway.broker.admission import Admission
 from gateway.broker.packets import Publish
 from gateway.config import BrokerConfig
-from gateway.domain.doorkeeper import Doorkeeper
 from gateway.domain.entity import Device
 from gateway.ports import Clock, DeviceInlet, Receipt
 from gateway.supervise import Counters
@@ -56,6 +56,9 @@ class Local(Protocol):
         ...
 
 
+READ_BYTES: Final = 32_768
+"""Read from a socket at a time, so the most that waits here of a connection that is not read from."""
+
 QUIET_S: Final = 60.0
 """Bad payloads of a device are logged once in this time, whatever it sends between them."""
 
@@ -95,4 +98,6 @@ class Desk:
         self.config, self.inlet, self.clock, self.counters = config, inlet, clock, counters
         self.spawn, self.bug, self.congested, self.local = spawn, bug, congested, local
         self.complaints = Complaints(clock)
-        self.doorkeeper = Doorkeeper(config.wrong_password_limit, config.block_s)
+        self.admission = Admission(config, counters)
+        self.doorkeeper = self.admission.doorkeeper
+        self.read_buffer = memoryview(bytearray(READ_BYTES))

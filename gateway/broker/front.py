@@ -11,6 +11,7 @@ import logging
 from typing import Final, cast
 
 from gateway.broker import auth, encode
+from gateway.broker.admission import is_topic_too_long
 from gateway.broker.certificates import Presented, presented
 from gateway.broker.desk import Desk, LocalSession
 from gateway.broker.device_api import DeviceApi
@@ -53,7 +54,7 @@ NORMAL, PROTOCOL_ERROR, FAILURE, NOT_AUTHORIZED, SERVER_FAULT, KEEPALIVE_TIMEOUT
 INFLIGHT, DISK, SLOW_READER, TURN, LOCAL, IDENTITY = 1, 2, 4, 8, 16, 32
 
 
-class Connection(asyncio.Protocol):
+class Connection(asyncio.BufferedProtocol):
     """From accept to close."""
 
     def __init__(self, desk: Desk, members: set[Connection]) -> None:
@@ -71,6 +72,9 @@ class Connection(asyncio.Protocol):
         self._local: LocalSession | None = None
         self._local_filters: set[str] = set()
         self._closed_s: float | None = None
+        self._stuck_s: float | None = None  # since when the device takes nothing
+        self._partial_bytes = 0  # of a packet that is not whole
+        self._is_inside = False
         self._transport: asyncio.Transport
 
     # ── asyncio.Protocol ──
@@ -83,12 +87,20 @@ class Connection(asyncio.Protocol):
         self._address = peer[0] if peer else ""
         self._opened_s = self._seen_s = self._desk.clock.monotonic_s()
         self._acks = AckQueue(self._answered, self.close, self._desk.bug)
-        if len(self._members) >= self._config.max_connections:
-            self._turn_away("broker.connections_over_limit")
-        elif self._desk.doorkeeper.is_blocked(self._address, self._seen_s):
-            self._turn_away("broker.connections_blocked")
-        else:
+        if self._desk.admission.enter(self._address, self._seen_s):
+            self._is_inside = True
             self._members.add(self)
+        else:
+            self._closed_s = self._seen_s
+            self._transport.abort()
+
+    def get_buffer(self, sizehint: int) -> memoryview:
+        """One for all connections, emptied at once: a peer can be read of no more at a time than it holds."""
+        return self._desk.read_buffer
+
+    def buffer_updated(self, nbytes: int) -> None:
+        """Bytes of the device."""
+        self.data_received(bytes(self._desk.read_buffer[:nbytes]))
 
     def data_received(self, data: bytes) -> None:
         """Bytes of the device."""
@@ -108,22 +120,29 @@ class Connection(asyncio.Protocol):
         """The socket is gone, whoever closed it."""
         if self._closed_s is None:
             self._closed_s = self._desk.clock.monotonic_s()
-        self._members.discard(self)
+        if self._is_inside:
+            self._is_inside = False
+            self._members.discard(self)
+            self._desk.admission.leave(self._address)
+        self._hold_partial(0)
+        self._decoder.clear()
         self._acks.close()
         if self._local is not None:
             self._local.close(is_graceful=False)  # nothing when it has said goodbye before
         if self._api is not None:
             self._outbox.close()
-            self._api.session.close()
+            self._api.ended()
         elif self._provision is not None:
             self._outbox.close()
 
     def pause_writing(self) -> None:
         """The device does not read."""
+        self._stuck_s = self._desk.clock.monotonic_s()
         self._hold_for(SLOW_READER)
 
     def resume_writing(self) -> None:
         """It reads again."""
+        self._stuck_s = None
         self._release(SLOW_READER)
 
     # ── the listener's side ──
@@ -149,7 +168,9 @@ class Connection(asyncio.Protocol):
                 self.close(NORMAL)
             return
         silent_s = now_s - self._seen_s
-        if self._hold:
+        if self._stuck_s is not None and now_s - self._stuck_s > self._config.slow_reader_timeout_s:
+            self._too_slow()
+        elif self._hold:
             self._seen_s = now_s  # it cannot be heard
         elif self._connect.keepalive_s and silent_s > 1.5 * self._connect.keepalive_s:
             self._desk.counters.add("broker.keepalive_timeouts")
@@ -182,19 +203,32 @@ class Connection(asyncio.Protocol):
         self._closed_s = self._desk.clock.monotonic_s()
         self._transport.close()
 
+    def give_up(self) -> None:
+        """Its unfinished packet takes room that others need."""
+        if self._closed_s is None:
+            self._partial_bytes = 0
+            self._closed_s = self._desk.clock.monotonic_s()
+            self._transport.abort()
+
     # ── incoming ──
 
     def _process(self) -> None:
         if self._closed_s is not None:
             return
         decoder, api, acks = self._decoder, self._api, self._acks
+        if api is not None and self._desk.inlet.is_congested:
+            self._hold_for(DISK)
+            self._desk.congested()
+            return
         max_inflight = self._config.max_inflight
         monotonic_s = self._desk.clock.monotonic_s
         until_s = monotonic_s() + _TURN_S
         try:
-            for _ in range(_PACKETS_A_TURN):
+            for count in range(_PACKETS_A_TURN):
                 packet = decoder.next_packet()
                 if packet is None:
+                    if decoder.held_bytes != self._partial_bytes:
+                        self._hold_partial(decoder.held_bytes, is_another=count > 0)
                     break
                 if api is not None and type(packet) is Publish:
                     api.publish(packet)
@@ -221,7 +255,7 @@ class Connection(asyncio.Protocol):
             self.close(FAILURE)
             return
         if api is not None:
-            api.session.touch()
+            api.touch()
             if self._desk.inlet.is_congested and self._closed_s is None:
                 self._hold_for(DISK)
                 self._desk.congested()
@@ -263,12 +297,12 @@ class Connection(asyncio.Protocol):
             self.write(encode.connack(4, 1))
         self.close(error.reason_code)
 
-    # ── CONNECT ──
+    def _hold_partial(self, size_bytes: int, *, is_another: bool = False) -> None:
+        if size_bytes or self._partial_bytes:
+            self._partial_bytes = size_bytes
+            self._desk.admission.holds(self, size_bytes, is_another=is_another)
 
-    def _turn_away(self, counter: str) -> None:
-        self._desk.counters.add(counter)
-        self._closed_s = self._seen_s
-        self._transport.abort()
+    # ── CONNECT ──
 
     def _accept(self, packet: Connect) -> None:
         self._connect = packet
@@ -378,7 +412,15 @@ class Connection(asyncio.Protocol):
         codes = [0x8F if version == 5 else 0x80] * len(packet.filters)
         known = [filter_kind(name) for name, _ in packet.filters]
         local: list[int] = []
+        free = self._config.max_subscriptions - len(self._local_filters) - len(api.granted)
         for index, ((name, qos), (kind, _)) in enumerate(zip(packet.filters, known, strict=True)):
+            if name not in api.granted and name not in self._local_filters:
+                if free <= 0 or is_topic_too_long(name):
+                    codes[index] = (0x97 if free <= 0 else 0x8F) if version == 5 else 0x80
+                    self._desk.counters.add("broker.subscriptions_refused")
+                    known[index] = FilterKind.REFUSED, known[index][1]
+                    continue
+                free -= 1
             if kind is FilterKind.LOCAL and self._desk.local is not None:
                 local.append(index)
             elif kind not in (FilterKind.LOCAL, FilterKind.REFUSED):

@@ -5,16 +5,15 @@ from __future__ import annotations
 import asyncio
 import errno
 import logging
-import ssl
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from functools import partial
 from typing import Any, Final
 
-from gateway.broker.certificates import take_any_certificate
 from gateway.broker.desk import Desk, Local
 from gateway.broker.front import Connection
+from gateway.broker.tls import Guest, TlsDoor, TlsFiles
 from gateway.config import BrokerConfig
-from gateway.errors import RefusedError, TransientError
+from gateway.errors import TransientError
 from gateway.ports import Clock, DeviceInlet
 from gateway.supervise import Counters
 
@@ -22,6 +21,7 @@ log = logging.getLogger(__name__)
 
 _LOOK_AROUND_S: Final = 1.0
 _FAREWELL_S: Final = 1.0
+_CERTIFICATES_S: Final = 60.0
 _SHUTTING_DOWN: Final = 0x8B
 
 
@@ -36,6 +36,9 @@ class MqttBroker:
         self.ready = asyncio.Event()
         self.port = config.port
         self.tls_port = config.tls_port
+        self.websocket_port = config.websocket_port
+        self.websocket_tls_port = config.websocket_tls_port
+        self._tls = TlsFiles(config)
 
     def connections(self) -> int:
         """Open sockets."""
@@ -45,53 +48,88 @@ class MqttBroker:
         """Until cancelled; then every connection is told and closed.
 
         Raises:
-            TransientError: The address is taken.
-            RefusedError: Certificate or key cannot be used.
+            TransientError: The address is taken. (A certificate that cannot be used keeps TLS away, and nothing else.)
         """
         house = _House(self._config, self._inlet, self._clock, self._counters, self._members)
-        servers = await self._listen(house.desk)
         try:
+            await self._listen(house)
             log.info("listening for MQTT on %s port %d", self._config.host, self.port)
             self.ready.set()
             await house.live()
         finally:
             self.ready.clear()
-            for server in servers:
-                server.close()
+            house.lock_up()
             for connection in list(self._members):
                 connection.close(_SHUTTING_DOWN)
 
-    async def _listen(self, desk: Desk) -> list[asyncio.Server]:
-        config = self._config
-        servers: list[asyncio.Server] = []
-        try:
-            plain = await self._bind(desk, config.port, None)
-            servers.append(plain)
-            self.port = plain.sockets[0].getsockname()[1]
-            if config.tls_port is not None:
-                tls = await self._bind(desk, config.tls_port, _tls_context(config))
-                servers.append(tls)
-                self.tls_port = tls.sockets[0].getsockname()[1]
-        except BaseException:
-            for server in servers:
-                server.close()
-            raise
-        return servers
+    def reload(self) -> None:
+        """Read the certificate's files again; connections stay as they are."""
+        self._tls.refresh(is_forced=True)
 
-    async def _bind(self, desk: Desk, port: int, context: ssl.SSLContext | None) -> asyncio.Server:
+    def status(self) -> dict[str, Any]:
+        """For `status`: ports (None: not listening there), connections, and what is wrong with the certificate."""
+        return {
+            "port": self.port,
+            "tls_port": self.tls_port,
+            "websocket_port": self.websocket_port,
+            "websocket_tls_port": self.websocket_tls_port,
+            "listening": self.ready.is_set(),
+            "connections": self.connections(),
+            "tls_problem": self._tls.problem,
+        }
+
+    async def _listen(self, house: _House) -> None:
+        config = self._config
+        tcp = partial(Connection, house.desk, self._members)
+        self.port = await self._bind(house, config.port, "broker.port", tcp)
+        if config.tls_port is not None or config.websocket_tls_port is not None:
+            self._tls.refresh()
+            house.keep_fresh(self._tls)
+        if config.tls_port is not None:
+            self.tls_port = await self._bind(house, config.tls_port, "broker.tls_port", self._behind_tls(house, tcp))
+        if config.websocket_port is None and config.websocket_tls_port is None:
+            return
+        # Most houses have no use for it.
+        from gateway.broker.websocket import WebSocket
+
+        def web() -> WebSocket:
+            return WebSocket(config, self._counters, house.desk.admission, tcp())
+
+        if config.websocket_port is not None:
+            self.websocket_port = await self._bind(house, config.websocket_port, "broker.websocket_port", web)
+        if config.websocket_tls_port is not None:
+            self.websocket_tls_port = await self._bind(
+                house, config.websocket_tls_port, "broker.websocket_tls_port", self._behind_tls(house, web)
+            )
+
+    def _behind_tls(self, house: _House, guest: Callable[[], Guest]) -> Callable[[], TlsDoor]:
+        def door() -> TlsDoor:
+            return TlsDoor(
+                self._tls,
+                house.desk.admission,
+                self._counters,
+                house.desk.spawn,
+                guest,
+                now_s=self._clock.monotonic_s,
+                timeout_s=self._config.connect_timeout_s,
+            )
+
+        return door
+
+    async def _bind(self, house: _House, port: int, setting: str, protocol: Callable[[], asyncio.BaseProtocol]) -> int:
         host = self._config.host
         try:
-            return await asyncio.get_running_loop().create_server(
-                partial(Connection, desk, self._members), host, port, ssl=context, backlog=1024
-            )
+            server = await asyncio.get_running_loop().create_server(protocol, host, port, backlog=1024)
         except OSError as error:
             if error.errno == errno.EADDRINUSE:
-                remedy = "another program uses it; stop that one, or set broker.port to a free one"
+                remedy = f"another program uses it; stop that one, or set {setting} to a free one"
             elif error.errno == errno.EACCES:
                 remedy = "not allowed; use a port above 1023, or grant CAP_NET_BIND_SERVICE"
             else:
                 remedy = f"{error.strerror or error}; check broker.host"
             raise TransientError(f"cannot listen for MQTT on {host} port {port}: {remedy}") from error
+        house.servers.append(server)
+        return int(server.sockets[0].getsockname()[1])
 
 
 class _House:
@@ -103,6 +141,8 @@ class _House:
         self._inlet, self._clock, self._members = inlet, clock, members
         self._bug: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._tasks: asyncio.TaskGroup
+        self.servers: list[asyncio.Server] = []
+        self._tls: TlsFiles | None = None
         self._local: Local | None = None
         self._is_waiting_for_disk = False
         self._is_ending = False
@@ -121,13 +161,25 @@ class _House:
         """Until cancelled or a bug is found; then say goodbye to the devices before the tasks end."""
         async with asyncio.TaskGroup() as self._tasks:
             self._spawn(self._look_around(), "broker: timeouts")
+            if self._tls is not None:
+                self._spawn(self._look_at_certificates(self._tls), "broker: certificates")
             try:
                 await self._bug
             finally:
                 await self._farewell()
 
+    def keep_fresh(self, tls: TlsFiles) -> None:
+        """Look at its files now and then."""
+        self._tls = tls
+
+    def lock_up(self) -> None:
+        """Nobody new."""
+        for server in self.servers:
+            server.close()
+
     async def _farewell(self) -> None:
         self._is_ending = True
+        self.lock_up()
         for connection in list(self._members):
             connection.close(_SHUTTING_DOWN)
         until_s = asyncio.get_running_loop().time() + _FAREWELL_S
@@ -152,6 +204,11 @@ class _House:
             for connection in list(self._members):
                 connection.check(now_s)
 
+    async def _look_at_certificates(self, tls: TlsFiles) -> None:
+        while True:
+            await self._clock.sleep(_CERTIFICATES_S)
+            tls.refresh()
+
     def _congested(self) -> None:
         if not self._is_waiting_for_disk:
             self._is_waiting_for_disk = True
@@ -172,20 +229,3 @@ class _House:
             self._spawn(local.run(), "broker: local topics")
             self._local = local
         return self._local
-
-
-def _tls_context(config: BrokerConfig) -> ssl.SSLContext:
-    if config.tls_cert is None or config.tls_key is None:
-        raise RefusedError("broker.tls_port needs broker.tls_cert and broker.tls_key")
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    try:
-        context.load_cert_chain(config.tls_cert, config.tls_key)
-        if config.tls_client_ca is not None:
-            context.load_verify_locations(config.tls_client_ca)
-            context.verify_mode = ssl.CERT_OPTIONAL
-        elif config.x509:
-            take_any_certificate(context, partial(_tls_context, config.model_copy(update={"x509": False})))
-    except (OSError, ssl.SSLError) as error:
-        raise RefusedError(f"broker.tls_cert, tls_key or tls_client_ca cannot be used: {error}") from error
-    return context

@@ -48,6 +48,8 @@ _PROPERTIES: Final[dict[int, int]] = (
     | {_SUBSCRIPTION_IDENTIFIER: _VARINT, _USER_PROPERTY: _PAIR}
 )
 
+MAX_TOPIC_BYTES: Final = 1024
+MAX_TOPIC_LEVELS: Final = 64
 _MAX_TOPICS: Final = 4096
 _topics: dict[bytes, str] = {}  # checked topics: the same few come again and again
 
@@ -74,6 +76,15 @@ class Decoder:
         self._tail += data
         if rest + len(self._tail) >= self._wanted:
             self._join()
+
+    @property
+    def held_bytes(self) -> int:
+        """What is here and not yet a packet that was given out."""
+        return len(self._data) - self._pos + len(self._tail)
+
+    def clear(self) -> None:
+        """Forget what is here: nobody will ask for it."""
+        self._data, self._pos, self._tail = b"", 0, bytearray()
 
     def next_packet(self) -> Packet | None:
         """The next complete packet, or None when more bytes are needed.
@@ -260,11 +271,15 @@ def _text(raw: bytes) -> str:
 
 
 def _topic(raw: bytes) -> str:
+    if len(raw) > MAX_TOPIC_BYTES:
+        raise ProtocolError(f"a topic of {len(raw)} bytes; the limit is {MAX_TOPIC_BYTES}", 0x90)
     topic = _text(raw)
     if not topic:
         raise ProtocolError("PUBLISH with an empty topic", _PROTOCOL_ERROR)
     if "+" in topic or "#" in topic:
         raise ProtocolError("PUBLISH to a topic with a wildcard", 0x90)
+    if topic.count("/") >= MAX_TOPIC_LEVELS:
+        raise ProtocolError(f"a topic of more than {MAX_TOPIC_LEVELS} levels", 0x90)
     if len(_topics) >= _MAX_TOPICS:
         _topics.clear()
     _topics[raw] = topic

@@ -355,9 +355,9 @@ async def test_reading_stops_at_the_limit_of_unanswered_publishes():
 async def test_reading_stops_while_too_much_waits_for_the_disk():
     async with site() as here:
         peer, session = await here.connect()
-        here.inlet.calm.clear()
         peer.publish(TELEMETRY, b'{"a":1}', 1, 1)
         assert await peer.receive() == Ack(PUBACK, 1)
+        here.inlet.calm.clear()
         peer.publish(TELEMETRY, b'{"a":2}', 1, 2)
         await asyncio.sleep(0.02)
         assert len(session.posted) == 1
