@@ -51,6 +51,7 @@ class Gateway:
         self.ready = asyncio.Event()
         self.started_ms = self.clock.now_ms()
         self.port = 0
+        self.reload: Callable[[], None] = lambda: None
 
     async def run(self, stop: asyncio.Event) -> None:
         """Open the rooms in the order of the flow and serve until `stop`; they close in reverse.
@@ -128,11 +129,7 @@ class Gateway:
                         "rules": lambda: {"chains": rules.chains(), "problems": rules.problems()},
                         "devices": lambda: _devices(state, inlet),
                         "removed_devices": lambda: sorted(state.setting(REMOVED) or ()),
-                        "mqtt": lambda: {
-                            "port": broker.port,
-                            "listening": broker.ready.is_set(),
-                            "connections": broker.connections(),
-                        },
+                        "mqtt": broker.status,
                     }
 
                     async def status() -> dict[str, Any]:
@@ -159,6 +156,7 @@ class Gateway:
                     keep(watchdog.name, watchdog.serve)
 
                     self.port = broker.port
+                    self.reload = broker.reload
                     # What lives from here on is small and short: the collector need not walk the rest again.
                     gc.collect()
                     gc.freeze()
@@ -327,12 +325,16 @@ async def queue_status(events: CloudEvents, now_ms: int) -> dict[str, Any]:
 
 
 async def run_until_signal(config: GatewayConfig) -> None:
-    """`edge-gateway run`: SIGTERM and SIGINT end it in order."""
+    """`edge-gateway run`: SIGTERM and SIGINT end it in order, SIGHUP reads the certificates again."""
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    await Gateway(config).run(stop)
+    gateway = Gateway(config)
+    # As a service: read the certificates again. In a terminal: it was closed.
+    hung_up = stop.set if os.isatty(0) else lambda: gateway.reload()
+    loop.add_signal_handler(signal.SIGHUP, hung_up)
+    await gateway.run(stop)
 
 
 def _restore_chains(rules: RuleEngine, snapshot: Snapshot) -> None:

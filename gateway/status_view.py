@@ -132,6 +132,8 @@ def render(status: dict[str, Any]) -> None:
         )
     console.print(f"store    {_outlook(status.get('forecast') or {})}")
     console.print(f"mqtt     port {status['mqtt']['port']}, {status['mqtt']['connections']} connections")
+    if problem := status["mqtt"].get("tls_problem"):
+        console.print(f"         {problem}", style="red", markup=False)
     for bus in status.get("buses", []):
         console.print(
             f"bus      {bus['name']} ({bus['kind']}): {'connected' if bus.get('connected') else 'not connected'}"
