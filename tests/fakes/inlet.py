@@ -11,6 +11,7 @@ import orjson
 from gateway.domain.entity import Credentials, Device, DeviceProfile, time_uuid
 from gateway.domain.onboarding import CertificateChain, ProvisionAnswer, ProvisionRequest, ProvisionStatus
 from gateway.domain.telemetry import TsKv, Value
+from gateway.errors import GatewayError
 from gateway.ports import DeviceChannel, Receipt
 
 
@@ -81,6 +82,9 @@ class FakeInlet:
         self.sessions: dict[UUID, FakeSession] = {}
         self.visits: dict[UUID, FakeSession] = {}
         self.opened: list[FakeSession] = []
+        self.behind: dict[str, Device] = {}
+        self.sub_sessions: dict[UUID, FakeSession] = {}
+        self.refusal: GatewayError | None = None  # of a new device behind a gateway
         self.profiles: dict[str, DeviceProfile] = {}
         self.provisionings: list[ProvisionRequest] = []
         self.provision_answer = ProvisionAnswer(ProvisionStatus.NOT_FOUND)
@@ -138,6 +142,30 @@ class FakeInlet:
         session = FakeSession(self, device, channel)
         self.visits[device.id] = session
         return session
+
+    def sub_device(self, gateway: Device, name: str, profile: str) -> tuple[Device, Receipt | None]:
+        """Known ones at once; new ones when `making` says so: an error, or a receipt."""
+        known = self.behind.get(name)
+        if known is not None:
+            return known, None
+        if isinstance(self.refusal, GatewayError):
+            raise self.refusal
+        made = Device(id=time_uuid(), name=name, type=profile or "default")
+        receipt = self.receipt()
+        receipt.add_done_callback(lambda done: self.behind.update({name: made}) if not done.exception() else None)
+        return made, receipt
+
+    def open_sub_session(self, device: Device, channel: DeviceChannel) -> FakeSession:
+        older = self.sub_sessions.get(device.id)
+        if older is not None:
+            older.is_open = False
+            older.channel.close("taken_over")
+        session = self.sub_sessions[device.id] = FakeSession(self, device, channel)
+        return session
+
+    def sub(self, name: str) -> FakeSession:
+        """The session of a device behind a gateway."""
+        return next(session for session in self.sub_sessions.values() if session.device.name == name)
 
     def receipt(self) -> Receipt:
         loop = asyncio.get_running_loop()
