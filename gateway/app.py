@@ -18,7 +18,7 @@ from uuid import UUID
 from gateway import __version__
 from gateway.broker import MqttBroker
 from gateway.config import BrokerConfig, CloudConfig, DeviceConfig, GatewayConfig, HttpConfig, PostgresStore
-from gateway.devices import Commands, Found, Inlet, Pipeline, RpcDesk, State, found_devices
+from gateway.devices import Commands, Found, Inlet, Pipeline, Refreshing, RpcDesk, State, found_devices
 from gateway.devices.founding import basic_credentials, token_credentials
 from gateway.devices.state import REMOVED
 from gateway.domain.cloud_event import Lane
@@ -84,7 +84,7 @@ class Gateway:
             ]
             changes = found_devices(wanted, state, clock.now_ms())
 
-            devices = Commands(state, pipeline, inlet, rpc, clock, store.events)
+            devices = Commands(state, pipeline, inlet, rpc, clock, store.events, store.latest)
             downlink = Dispatcher(devices, rules, pipeline.commit, state, clock, counters)
             status_parts: dict[str, Callable[[], Any]] = {}
 
@@ -121,6 +121,9 @@ class Gateway:
                         linking = supervise(link.name, link.serve, reconnect, clock, spells=link.spells)
                         tasks.create_task(linking, name=link.name)
                         keep(uplink.name, uplink.serve)
+                        if config.cloud.refresh_attributes:
+                            refreshing = Refreshing(link, inlet.questions, pipeline, state, clock, counters)
+                            keep(refreshing.name, refreshing.serve)
                         statistics = Statistics(config.cloud, store.events, link, committer, state, clock, counters)
                         keep(statistics.name, statistics.serve)
                         status_parts |= {"cloud": link.status, "uplink": uplink.status}

@@ -340,15 +340,23 @@ def _text(value: Any) -> str:
 
 
 def _attributes_request(message: edge_pb2.UplinkMsg, event: StoredEvent, state: StateReader) -> bool:
-    if event.entity_id is None:
-        return False
-    high, low = halves(event.entity_id)
+    """About one entity, or about those in the body."""
+    if event.entity_id is not None:
+        _ask_attributes(message, event.type, event.entity_id)
+        return True
+    entities = orjson.loads(event.body or b"{}").get("entities") or ()
+    for type_, id_ in entities:
+        _ask_attributes(message, type_, UUID(id_))
+    return bool(entities)
+
+
+def _ask_attributes(message: edge_pb2.UplinkMsg, type_: str, id_: UUID) -> None:
+    high, low = halves(id_)
     scopes = [AttributeScope.SERVER_SCOPE]
-    if event.type == "DEVICE":
+    if type_ == "DEVICE":
         scopes.append(AttributeScope.SHARED_SCOPE)
     for scope in scopes:
-        message.attributesRequestMsg.add(entityIdMSB=high, entityIdLSB=low, entityType=event.type, scope=scope.value)
-    return True
+        message.attributesRequestMsg.add(entityIdMSB=high, entityIdLSB=low, entityType=type_, scope=scope.value)
 
 
 def _relation_request(message: edge_pb2.UplinkMsg, event: StoredEvent, state: StateReader) -> bool:

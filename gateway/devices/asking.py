@@ -19,8 +19,10 @@ from typing import TYPE_CHECKING, Final
 from uuid import UUID
 
 from gateway.devices.load import Load
+from gateway.devices.questions import Questions
 from gateway.domain.changes import AppendEvent
 from gateway.domain.cloud_event import Action, CloudEvent, Lane
+from gateway.domain.entity import EntityId
 from gateway.domain.telemetry import AttributeScope
 from gateway.ports import Clock, CloudLink
 from gateway.supervise import Counters
@@ -50,7 +52,10 @@ class _Waiting:
 class Asking:
     """Asks the cloud. Without a `link` nothing is ever asked."""
 
-    def __init__(self, pipeline: Pipeline, state: State, clock: Clock, counters: Counters) -> None:
+    def __init__(
+        self, pipeline: Pipeline, state: State, clock: Clock, counters: Counters, questions: Questions
+    ) -> None:
+        self._questions = questions
         self._pipeline, self._state, self._clock, self._counters = pipeline, state, clock, counters
         self.link: CloudLink | None = None
         self.wait_s = 0.0
@@ -90,7 +95,8 @@ class Asking:
             created_ms=self._clock.now_ms(),
             lane=Lane.EXPRESS,
         )
-        self._pipeline.commit([AppendEvent(event)])
+        receipt = self._pipeline.commit([AppendEvent(event)])
+        self._questions.opened([EntityId("DEVICE", device_id)], receipt, Lane.EXPRESS)
 
     async def _wait(self, link: CloudLink, session: Session, keys: Sequence[str], left_s: float) -> None:
         device_id = session.device.id

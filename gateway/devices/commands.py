@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from uuid import UUID
@@ -28,6 +28,7 @@ from gateway.domain.changes import (
     SaveDevice,
     SaveProfile,
     SaveSetting,
+    SaveTelemetry,
 )
 from gateway.domain.cloud_event import Action, CloudEvent, Lane
 from gateway.domain.downlink import LAST_GATEWAY, MOVED_DEVICES, SYNC_MS
@@ -35,7 +36,7 @@ from gateway.domain.entity import Credentials, Device, DeviceProfile, EdgeIdenti
 from gateway.domain.message import Message, MessageType
 from gateway.domain.rpc import RpcRequest
 from gateway.domain.telemetry import AttributeScope, Value
-from gateway.errors import RejectedError
+from gateway.errors import RejectedError, TransientError
 from gateway.ports import AttributeNotice, Clock, CloudEvents, attributes_mark
 
 log = logging.getLogger(__name__)
@@ -52,16 +53,28 @@ class Commands:
         rpc: RpcDesk,
         clock: Clock,
         events: CloudEvents | None = None,
+        latest: Callable[[EntityId], Awaitable[Mapping[str, tuple[int, Value]]]] | None = None,
     ) -> None:
-        """`events`: what waits is parked in portions when the edge becomes another one; else in one transaction."""
-        self._events = events
+        """`events`: what waits is parked in portions when the edge becomes another one; else in one transaction.
+        `latest` is the store's: telemetry in an answer of the cloud is compared with it.
+        """
+        self._events, self._latest = events, latest
+        inlet.questions.events = events
         self._state, self._pipeline, self._inlet, self._rpc, self._clock = state, pipeline, inlet, rpc, clock
         self._counters = inlet.counters
+        self.becomes_another = False  # while the identity is being changed: whose an event is, is then not known
         self._marking = asyncio.Lock()  # who changes a setting that has a line for each device
         self._announced: set[UUID] = set()  # adopted: their credentials here win over the cloud's once
 
     async def change_identity(self, identity: EdgeIdentity) -> None:
         """The cloud says that we are another edge: see `gateway.devices.identity`. Sessions log in anew."""
+        self.becomes_another = True
+        try:
+            await self._change_identity(identity)
+        finally:
+            self.becomes_another = False
+
+    async def _change_identity(self, identity: EdgeIdentity) -> None:
         parked = 0
         if self._events is not None:
             reason = old_edge_reason(self._state.identity())
@@ -142,7 +155,10 @@ class Commands:
                 self._event("DEVICE", Action.ATTRIBUTES_REQUEST, device_id),
                 self._event("DEVICE", Action.RELATION_REQUEST, device_id),
             ]
-        await self._pipeline.commit(changes)
+        receipt = self._pipeline.commit(changes)
+        if known is None:
+            self._inlet.questions.opened([device.entity_id], receipt)
+        await receipt
         self._inlet.device_changed(device.entity_id, credentials_changed=kept is not None and fresh != kept)
         if gateway_id is not None:
             self._inlet.notices.tell(gateway_id)
@@ -171,8 +187,10 @@ class Commands:
             changes.append(self._event("DEVICE", Action.CREDENTIALS_UPDATED, device.id))
             self._announced.add(device.id)
         self._inlet.move(rival.id, device)  # at once: what it says from here on stands behind these changes
+        receipt = self._pipeline.commit(changes)
+        self._inlet.questions.opened([device.entity_id], receipt)
         try:
-            await self._pipeline.commit(changes)
+            await receipt
         except RejectedError:
             self._inlet.move(device.id, rival)
             self._announced.discard(device.id)
@@ -274,14 +292,10 @@ class Commands:
         if scope == AttributeScope.CLIENT_SCOPE and entity.type == "DEVICE":
             self._counters.add("downlink.client_attributes")  # the device's own: the cloud has no say in them
             return
-        fresh = {}
-        for key, value in values.items():
-            held = self._state.attribute(entity, scope, key)
-            if held is None or (not _same(held.value, value) if ts_ms is None else ts_ms > held.ts_ms):
-                fresh[key] = value
-        if not fresh:
+        update = self._inlet.questions.weigh(entity, scope, values, ts_ms, self._state.attributes(entity, scope))
+        if not update.values:
             return
-        written_ms = ts_ms if ts_ms is not None else self._clock.now_ms()
+        fresh, written_ms = update
         message = Message(
             type=MessageType.ATTRIBUTES_UPDATED.value,
             originator=entity,
@@ -292,7 +306,9 @@ class Commands:
         first: list[Change] = [SaveAttributes(entity, scope, written_ms, fresh)]
         if scope == AttributeScope.SHARED_SCOPE:
             first += self._inlet.owe(entity, list(fresh))
-        await self._pipeline.run([message], first=first)
+        receipt = self._pipeline.run([message], first=first)
+        self._inlet.questions.written_by_cloud(entity, scope, fresh)
+        await receipt
         if scope == AttributeScope.SHARED_SCOPE:
             self._inlet.notify(AttributeNotice(entity, fresh))
 
@@ -311,11 +327,36 @@ class Commands:
             self._inlet.notify(AttributeNotice(entity, None, keys))
 
     async def post_from_cloud(self, message: Message) -> None:
-        """Telemetry or attributes from the cloud, into the rules; unknown entity is no error."""
+        """Telemetry or attributes from the cloud, into the rules; unknown entity is no error.
+
+        Telemetry that comes while a question about its entity is open, and is older than that, is the other part of
+        the answer: the cloud's latest values. What is newer than ours is kept, and no rule takes it for news.
+        """
         names = self._names(message.originator)
-        if names is not None:
-            message.metadata.update(names, source="cloud")
-            await self._pipeline.run([message])
+        if names is None:
+            return
+        question = self._inlet.questions.find(message.originator)
+        if (
+            question is not None
+            and message.type == MessageType.POST_TELEMETRY_REQUEST.value
+            and message.data_ts_ms < question.asked_ms
+        ):
+            question.is_answered = True
+            await self._keep_newer(message)
+            return
+        message.metadata.update(names, source="cloud")
+        await self._pipeline.run([message])
+
+    async def _keep_newer(self, message: Message) -> None:
+        held: Mapping[str, tuple[int, Value]] = {}
+        if self._latest is not None:
+            with suppress(TransientError):  # then the store compares when it writes
+                held = await self._latest(message.originator)
+        ts_ms = message.data_ts_ms
+        values = {key: value for key, value in message.data.items() if key not in held or held[key][0] < ts_ms}
+        self._counters.add("downlink.series_kept" if values else "downlink.series_known")
+        if values:
+            await self._pipeline.commit([SaveTelemetry(message.originator, ts_ms, values)])
 
     async def call_device(self, request: RpcRequest) -> None:
         """Durable when it returns; the answer travels as a cloud event later."""
@@ -354,11 +395,6 @@ class Commands:
         if identity is not None and entity.id in (identity.edge_id, identity.tenant_id, identity.customer_id):
             return {"edgeName": identity.name, "edgeType": identity.type} if entity.type == "EDGE" else {}
         return None
-
-
-def _same(one: Value, other: Value) -> bool:
-    """Equal, and of one type: true is not 1."""
-    return type(one) is type(other) and one == other
 
 
 def _credentials(json: Mapping[str, Json]) -> Credentials:

@@ -12,6 +12,7 @@ from gateway.devices.asking import Asking
 from gateway.devices.claims import Claims
 from gateway.devices.notices import Notices
 from gateway.devices.provisioning import Provisioning
+from gateway.devices.questions import Questions
 from gateway.devices.sub_devices import SubDevices
 from gateway.domain.changes import Change, SaveSetting
 from gateway.domain.entity import Credentials, Device, DeviceProfile, EntityId, Json
@@ -190,7 +191,8 @@ class Inlet:
     ) -> None:
         self.state, self.pipeline, self.rpc, self.clock = state, pipeline, rpc, clock
         self._committer, self.counters = committer, counters
-        self.asking = Asking(pipeline, state, clock, counters)
+        self.questions = Questions(pipeline, clock)
+        self.asking = Asking(pipeline, state, clock, counters, self.questions)
         self.claims = Claims(state, pipeline, clock, counters)
         self.provisioning = Provisioning(state, pipeline, clock, counters)
         self.provisioning.on_replaced = lambda entity: self.device_changed(entity, credentials_changed=True)

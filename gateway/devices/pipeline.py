@@ -11,7 +11,8 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Final
 
 from gateway.devices.state import STATEFUL, State
-from gateway.domain.changes import Change
+from gateway.domain.changes import Change, DeleteAttributes, SaveAttributes
+from gateway.domain.entity import EntityId
 from gateway.domain.message import Message
 from gateway.ports import AttributeNotice, Committer, Outcome, Receipt, RuleCall, RuleProcessor, RuleReply
 from gateway.supervise import Counters
@@ -31,6 +32,8 @@ class Pipeline:
         self.on_call: Callable[[RuleCall], None] = _nobody
         self.on_reply: Callable[[RuleReply], None] = _nobody
         self._complained: set[str] = set()
+        self.watched: dict[EntityId, set[tuple[str, str]]] = {}
+        """Scope and key of the attributes of these entities that are written from here on; see `questions`."""
 
     def run(self, messages: Iterable[Message], first: Sequence[Change] = ()) -> Receipt:
         """Walk the messages through the rules; `first` becomes durable in front of what they cause."""
@@ -54,6 +57,8 @@ class Pipeline:
         return self._submit(changes, None)
 
     def _submit(self, changes: Sequence[Change], later: Outcome | None) -> Receipt:
+        if self.watched:
+            self._watch(changes)
         receipt = self._committer.submit(changes)
         for change in changes:
             if type(change) in STATEFUL:
@@ -62,6 +67,14 @@ class Pipeline:
         if later is not None:
             receipt.add_done_callback(lambda done: self._afterwards(done, later))
         return receipt
+
+    def _watch(self, changes: Sequence[Change]) -> None:
+        for change in changes:
+            if type(change) is SaveAttributes:
+                if (written := self.watched.get(change.entity)) is not None:
+                    written.update((change.scope, key) for key in change.values)
+            elif type(change) is DeleteAttributes and (written := self.watched.get(change.entity)) is not None:
+                written.update((change.scope, key) for key in change.keys)
 
     def _gather(self, outcome: Outcome, changes: list[Change], into: Outcome | None) -> Outcome:
         """Collect what is to happen after the commit; walk messages that nodes emitted."""

@@ -75,6 +75,7 @@ class CloudEvent:
       part for each of them
     - ALARM_DELETE (or DELETED of an ALARM) the alarm; other alarm events the alarm, or None: as it is when it is sent
     - …_COMMENT the comment
+    - ATTRIBUTES_REQUEST of no entity `{"entities":[[type,id],…]}`: about all of these
     - other entity events: None, the entity is serialised as it is when it is sent; nothing is sent when it is gone
     - TIMESERIES_DELETED, and whatever has no message of its own, stays here: its place counts as confirmed
 

@@ -24,7 +24,6 @@ from gateway.uplink.overtaking import Overtaking
 log = logging.getLogger(__name__)
 
 _RATE_LIMIT_TEXT: Final = "Rate limit reached"  # ThingsBoard's own words
-_RATE_LIMIT_S: Final = 60.0
 _REASON_CHARS: Final = 500  # the cloud appends a stack trace
 
 
@@ -54,7 +53,7 @@ class Answers:
         elif _RATE_LIMIT_TEXT in answer.error:
             self._counters.add("uplink.rate_limited")
             self._counters.add("uplink.resent", len(batch))
-            self.paused_until_s = self._clock.monotonic_s() + _RATE_LIMIT_S
+            self.paused_until_s = self._clock.monotonic_s() + self._config.rate_limit_pause_s
             stream.postponed(batch)
         elif len(batch) > 1:
             self._counters.add("uplink.resent", len(batch))

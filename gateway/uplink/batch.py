@@ -34,8 +34,8 @@ def is_creation(event: StoredEvent) -> bool:
 
 
 def is_dependent(event: StoredEvent) -> bool:
-    """True when the event speaks of other entities, which have to be there first."""
-    return event.type in _DEPENDENT_TYPES
+    """True when the event speaks of other entities, and all that was queued about them has to be there first."""
+    return event.type in _DEPENDENT_TYPES or (event.entity_id is None and event.action == Action.ATTRIBUTES_REQUEST)
 
 
 def order_key(event: StoredEvent) -> Hashable:
