@@ -195,6 +195,8 @@ class Gateway:
                         open_store(self.config.store, self.config.state_dir, self.clock, self.counters)
                     )
                     snapshot = await store.load()
+                    for newest, _ in await store.events.find(None, 1):
+                        snapshot.newest_ms = newest.created_ms
                     await rooms.enter_async_context(attempt.pop_all())
                     return store, snapshot
             except TransientError as error:

@@ -23,7 +23,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 from pydantic.alias_generators import to_camel
 
 from gateway.config import RulesConfig
-from gateway.domain.entity import Json
+from gateway.domain.entity import EntityId, Json
 from gateway.domain.message import Message
 from gateway.domain.rpc import RpcRequest
 from gateway.errors import RejectedError
@@ -36,6 +36,8 @@ FAILURE: Final = "failure"
 TRUE: Final = "true"
 FALSE: Final = "false"
 OTHER: Final = "other"
+LAST_MS: Final = 253_402_300_799_999
+"""The end of the year 9999: no time of data is later."""
 
 
 @dataclass(slots=True)
@@ -119,6 +121,23 @@ class Shared:
         self.state, self.config, self.clock, self.counters = state, config, clock, counters
         self.script_s = 0.0  # what the scripts of the message under way have taken
         self.written: Recent = Recent(10_000)  # attributes on their way to the disk
+        self._sent_ms: Recent = Recent(10_000)  # time of the newest attribute event of an entity and scope
+
+    def attributes_ms(self, entity: EntityId, scope: str, ts_ms: int) -> int:
+        """The time of an attribute event: `ts_ms`, but later than all that this entity had in this scope before.
+
+        The cloud drops an attribute that is not newer than the one it has, and says success: two messages in one
+        millisecond, a clock that was set back, or old data would be lost without a word.
+        """
+        if not 0 <= ts_ms <= LAST_MS:
+            return ts_ms  # nonsense of one message must not become the time of those that follow
+        place = (entity, scope)
+        last_ms = self._sent_ms.get(place)
+        if last_ms is None:
+            last_ms = self.state.newest_attribute_ms(entity, scope)
+        ts_ms = max(ts_ms, last_ms + 1)
+        self._sent_ms.put(place, ts_ms)
+        return ts_ms
 
 
 @dataclass(slots=True)

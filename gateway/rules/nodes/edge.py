@@ -11,19 +11,20 @@ from uuid import UUID
 
 import orjson
 
-from gateway.domain.changes import AppendEvent
+from gateway.domain.changes import AppendEvent, SaveSetting
 from gateway.domain.cloud_event import Action, CloudEvent, Lane
 from gateway.domain.entity import EntityType, Json
 from gateway.domain.message import Message
 from gateway.errors import RejectedError
-from gateway.ports import Clock, Outcome
+from gateway.ports import Outcome, attributes_mark
 from gateway.rules.chain import entity_uuid
-from gateway.rules.node import SUCCESS, Answer, NodeConfig, NodeEnv, Run, node
+from gateway.rules.node import LAST_MS, SUCCESS, Answer, NodeConfig, NodeEnv, Run, Shared, node
 
 _TIMESERIES: Final = Action.TIMESERIES_UPDATED.value
+_SOON_MS: Final = 1_000  # a start takes longer
 _ORIGINATORS: Final = frozenset(kind.value for kind in EntityType) - {"RULE_NODE", "ALARM"}
 
-_Build = Callable[[Message, str, Clock], CloudEvent]
+_Build = Callable[[Message, str, Shared, Outcome], CloudEvent]
 
 
 class PushConfig(NodeConfig):
@@ -35,7 +36,7 @@ class PushConfig(NodeConfig):
 @node("edge.TbMsgPushToCloudNode", "push to cloud", PushConfig)
 def push_to_cloud(config: PushConfig, env: NodeEnv) -> Run:
     """Appends an event. What came from the cloud ends here: it is not sent back."""
-    scope, clock = config.scope, env.clock
+    scope, shared = config.scope, env.shared
     build_of = _BUILDERS.get
 
     def run(msg: Message, out: Outcome) -> Answer:
@@ -47,13 +48,13 @@ def push_to_cloud(config: PushConfig, env: NodeEnv) -> Run:
             raise RejectedError(f"messages of type {msg.type!r} cannot go to the cloud")
         if msg.originator.type not in _ORIGINATORS and build is not _alarm:
             raise RejectedError(f"the cloud takes no data of a {msg.originator.type.lower()}")
-        out.changes.append(AppendEvent(build(msg, scope, clock)))
+        out.changes.append(AppendEvent(build(msg, scope, shared, out)))
         return SUCCESS
 
     return run
 
 
-def _event(msg: Message, action: str, body: Json, clock: Clock, lane: Lane = Lane.MAIN) -> CloudEvent:
+def _event(msg: Message, action: str, body: Json, shared: Shared, lane: Lane = Lane.MAIN) -> CloudEvent:
     try:
         text = orjson.dumps(body)
     except TypeError as error:
@@ -62,7 +63,7 @@ def _event(msg: Message, action: str, body: Json, clock: Clock, lane: Lane = Lan
         type=msg.originator.type,
         action=action,
         entity_id=msg.originator.id,
-        created_ms=clock.now_ms(),
+        created_ms=shared.clock.now_ms(),
         body=text,
         lane=lane,
     )
@@ -78,39 +79,43 @@ def _values(msg: Message) -> dict[str, Json]:
     return data
 
 
-def _telemetry(msg: Message, scope: str, clock: Clock) -> CloudEvent:
+def _telemetry(msg: Message, scope: str, shared: Shared, out: Outcome) -> CloudEvent:
     values, ts_ms = _values(msg), msg.data_ts_ms
     if "values" in values and isinstance(values["values"], dict) and type(values.get("ts")) is int:
         values, ts_ms = values["values"], values["ts"]
-    return _event(msg, _TIMESERIES, {"ts": ts_ms, "data": values}, clock)
+    return _event(msg, _TIMESERIES, {"ts": ts_ms, "data": values}, shared)
 
 
-def _attributes_body(msg: Message, scope: str) -> dict[str, Json]:
-    return {"kv": _values(msg), "ts": msg.data_ts_ms, "scope": msg.metadata.get("scope") or scope}
+def _attributes_body(msg: Message, configured: str, shared: Shared, out: Outcome) -> dict[str, Json]:
+    values, scope = _values(msg), msg.metadata.get("scope") or configured
+    ts_ms = shared.attributes_ms(msg.originator, scope, msg.data_ts_ms)
+    if shared.clock.now_ms() + _SOON_MS < ts_ms <= LAST_MS:  # no clock will say after a restart what was reached
+        out.changes.append(SaveSetting(attributes_mark(msg.originator, scope), ts_ms))
+    return {"kv": values, "ts": ts_ms, "scope": scope}
 
 
-def _post_attributes(msg: Message, scope: str, clock: Clock) -> CloudEvent:
-    body = {**_attributes_body(msg, scope), "isPostAttributes": True}
-    return _event(msg, Action.POST_ATTRIBUTES.value, body, clock)
+def _post_attributes(msg: Message, scope: str, shared: Shared, out: Outcome) -> CloudEvent:
+    body = {**_attributes_body(msg, scope, shared, out), "isPostAttributes": True}
+    return _event(msg, Action.POST_ATTRIBUTES.value, body, shared)
 
 
-def _attributes_updated(msg: Message, scope: str, clock: Clock) -> CloudEvent:
-    return _event(msg, Action.ATTRIBUTES_UPDATED.value, _attributes_body(msg, scope), clock)
+def _attributes_updated(msg: Message, scope: str, shared: Shared, out: Outcome) -> CloudEvent:
+    return _event(msg, Action.ATTRIBUTES_UPDATED.value, _attributes_body(msg, scope, shared, out), shared)
 
 
-def _attributes_deleted(msg: Message, scope: str, clock: Clock) -> CloudEvent:
+def _attributes_deleted(msg: Message, scope: str, shared: Shared, out: Outcome) -> CloudEvent:
     keys = _values(msg).get("attributes")
     if not isinstance(keys, list):
         raise RejectedError("the body needs 'attributes', the list of deleted keys")
     body = {"keys": keys, "scope": msg.metadata.get("scope") or scope}
-    return _event(msg, Action.ATTRIBUTES_DELETED.value, body, clock)
+    return _event(msg, Action.ATTRIBUTES_DELETED.value, body, shared)
 
 
-def _activity(msg: Message, scope: str, clock: Clock) -> CloudEvent:
-    return (_attributes_updated if msg.metadata.get("scope") else _telemetry)(msg, scope, clock)
+def _activity(msg: Message, scope: str, shared: Shared, out: Outcome) -> CloudEvent:
+    return (_attributes_updated if msg.metadata.get("scope") else _telemetry)(msg, scope, shared, out)
 
 
-def _rpc_call(msg: Message, scope: str, clock: Clock) -> CloudEvent:
+def _rpc_call(msg: Message, scope: str, shared: Shared, out: Outcome) -> CloudEvent:
     data, metadata = msg.data, msg.metadata
     if not isinstance(data, dict) or "method" not in data or "params" not in data:
         raise RejectedError("the body needs 'method' and 'params'")
@@ -123,10 +128,10 @@ def _rpc_call(msg: Message, scope: str, clock: Clock) -> CloudEvent:
     }
     if body["requestId"] is None:
         raise RejectedError("metadata has no requestId: the answer would find nobody")
-    return _event(msg, Action.RPC_CALL.value, body, clock, Lane.EXPRESS)
+    return _event(msg, Action.RPC_CALL.value, body, shared, Lane.EXPRESS)
 
 
-def _alarm(msg: Message, scope: str, clock: Clock) -> CloudEvent:
+def _alarm(msg: Message, scope: str, shared: Shared, out: Outcome) -> CloudEvent:
     """Without a body: the alarm is read from the store when it is sent."""
     alarm_id: UUID | None = entity_uuid(msg.data.get("id")) if isinstance(msg.data, dict) else None
     if alarm_id is None:
@@ -139,7 +144,7 @@ def _alarm(msg: Message, scope: str, clock: Clock) -> CloudEvent:
         action = Action.ALARM_CLEAR.value
     else:
         action = Action.UPDATED.value
-    return CloudEvent(type="ALARM", action=action, entity_id=alarm_id, created_ms=clock.now_ms())
+    return CloudEvent(type="ALARM", action=action, entity_id=alarm_id, created_ms=shared.clock.now_ms())
 
 
 _BUILDERS: Final[dict[str, _Build]] = {

@@ -17,7 +17,7 @@ from gateway.domain.message import Message, MessageType
 from gateway.domain.telemetry import MAX_KEY_CHARS, AttributeScope, Value
 from gateway.errors import RejectedError
 from gateway.ports import AttributeNotice, Outcome
-from gateway.rules.node import SUCCESS, Answer, NodeConfig, NodeEnv, Run, Shared, node
+from gateway.rules.node import LAST_MS, SUCCESS, Answer, NodeConfig, NodeEnv, Run, Shared, node
 from gateway.rules.strategy import keeps_all, strategy
 from gateway.rules.template import template
 
@@ -129,7 +129,10 @@ def save_attributes(config: SaveAttributesConfig, env: NodeEnv) -> Run:
             values = _changed_values(shared, msg.originator, scope, values)
         if not values or not keeps(msg.originator, msg.data_ts_ms):
             return SUCCESS
-        out.changes.append(SaveAttributes(msg.originator, scope, clock.now_ms(), values))
+        written_ms = clock.now_ms()
+        if scope == AttributeScope.CLIENT_SCOPE:  # nobody else writes it: what the next one must be later than
+            written_ms = max(written_ms, min(msg.data_ts_ms, LAST_MS))
+        out.changes.append(SaveAttributes(msg.originator, scope, written_ms, values))
         wish = msg.metadata.get("notifyDevice", "")
         if scope == AttributeScope.SHARED_SCOPE and (config.notify_device or wish == "" or wish.lower() == "true"):
             out.notices.append(AttributeNotice(msg.originator, values))

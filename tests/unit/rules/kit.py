@@ -63,6 +63,9 @@ class FakeState:
     def attribute(self, entity: EntityId, scope: str, key: str) -> Attribute | None:
         return self.attributes.get((entity, scope, key))
 
+    def newest_attribute_ms(self, entity: EntityId, scope: str) -> int:
+        return max((held.ts_ms for place, held in self.attributes.items() if place[:2] == (entity, scope)), default=0)
+
     def identity(self) -> None:
         return None
 
