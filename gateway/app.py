@@ -20,6 +20,7 @@ from gateway.broker import MqttBroker
 from gateway.config import BrokerConfig, CloudConfig, DeviceConfig, GatewayConfig, HttpConfig, PostgresStore
 from gateway.devices import Commands, Found, Inlet, Pipeline, Refreshing, RpcDesk, State, found_devices
 from gateway.devices.founding import basic_credentials, token_credentials
+from gateway.devices.provision_keys import configured_keys
 from gateway.devices.state import REMOVED
 from gateway.domain.cloud_event import Lane
 from gateway.downlink import Dispatcher
@@ -73,6 +74,9 @@ class Gateway:
             pipeline = Pipeline(rules, committer, state, counters)
             rpc = RpcDesk(pipeline, state, clock, counters)
             inlet = Inlet(state, pipeline, committer, rpc, clock, counters)
+            inlet.provisioning.local = configured_keys(config.provisioning)
+            inlet.provisioning.max_devices = config.broker.max_devices
+            inlet.claims.is_allowed_by_default = config.provisioning.allow_claiming_by_default
             broker = MqttBroker(config.broker, inlet, clock, counters)
             fieldbus = Fieldbus(config.buses, inlet, clock, counters)
             wanted = [_found(device) for device in config.devices]
@@ -153,6 +157,7 @@ class Gateway:
                         return {**downlink.sync.view(with_diff=with_diff), "queue": queue}
 
                     api.sync = sync_status if config.cloud.enabled else None
+                    api.claim = inlet.claims.claim
                     keep(api.name, api.serve)
                     keep("maintenance", lambda: self._maintain(store))
                     watchdog = Watchdog(clock, committer.oldest_waiting_s, lambda: _summary(status_parts))
@@ -264,6 +269,7 @@ def check(config: GatewayConfig) -> list[str]:
     ]
     found_devices(wanted, state, 0)
     _check_files(config.broker, config.http, config.cloud)
+    configured_keys(config.provisioning)
     if isinstance(config.store, PostgresStore) and importlib.util.find_spec("psycopg") is None:
         raise ConfigError("store.kind", "postgres needs the extra: pip install 'edge-gateway[postgres]'")
     remarks = [str(problem) for problem in rules.problems()]

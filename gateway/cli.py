@@ -35,6 +35,7 @@ config_option = click.option(
 
 
 _ELSEWHERE: Mapping[str, tuple[str, str]] = {
+    "claim": ("gateway.cli_claim", "claim"),
     "cloud-sim": ("gateway.cloudsim.command", "cloud_sim"),
     "doctor": ("gateway.cli_doctor", "doctor"),
     "sync": ("gateway.cli_sync", "sync"),
@@ -208,18 +209,18 @@ def _run(main_coroutine: Any) -> Any:
     return uvloop.run(main_coroutine)
 
 
-def ask_gateway(config_path: Path | None, path: str) -> Any:
-    """GET from the gateway of this configuration; ends the program with 2 when none answers."""
-    return _ask(_load(config_path)[1], path)
+def ask_gateway(config_path: Path | None, path: str, body: Any = None) -> Any:
+    """GET from the gateway of this configuration, or POST; ends the program with 2 when none answers."""
+    return _ask(_load(config_path)[1], path, body)
 
 
-def _ask(config: GatewayConfig, path: str) -> Any:
+def _ask(config: GatewayConfig, path: str, body: Any = None) -> Any:
     from gateway.status_view import LocalApiError, ask
 
     problem: LocalApiError | None = None
     for socket_path in config.socket_paths:
         try:
-            return ask(socket_path, path)
+            return ask(socket_path, path, body)
         except LocalApiError as error:
             problem = error
     click.echo(f"edge-gateway: {problem}", err=True)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import os
+import re
 import typing
 from collections.abc import Mapping
 from pathlib import Path
@@ -313,6 +314,45 @@ class DeviceConfig(Settings):
         return self
 
 
+class ProvisionKeyConfig(Settings):
+    """One key that devices may provision themselves with, beside those of the cloud's profiles."""
+
+    profile: Annotated[str, Field(min_length=1, max_length=255)]
+    strategy: Literal["create", "check", "x509"] = "create"
+    key: str = ""
+    secret: SecretStr | None = None
+    secret_file: Path | None = None
+    certificate: Path | None = None
+    name_pattern: str = "(.*)"
+    create_devices: bool = True
+
+    @model_validator(mode="after")
+    def _is_whole(self) -> ProvisionKeyConfig:
+        if self.strategy == "x509":
+            if self.certificate is None or self.key or self.secret or self.secret_file:
+                raise ValueError("strategy x509 needs certificate (PEM of the maker's), and no key and secret")
+            try:
+                re.compile(self.name_pattern)
+            except re.error as error:
+                raise ValueError(f"name_pattern is no regular expression: {error}") from None
+        elif not self.key or (not self.secret) == (self.secret_file is None):
+            raise ValueError("needs key, and either secret or secret_file")
+        elif self.certificate is not None:
+            raise ValueError("certificate is for strategy x509")
+        return self
+
+
+class ProvisioningConfig(Settings):
+    """Devices that get in by themselves, and claims."""
+
+    allow_claiming_by_default: bool = Field(
+        True, description="false: only a device with the server attribute claimingAllowed = true may be claimed."
+    )
+    keys: tuple[ProvisionKeyConfig, ...] = Field(
+        (), description="Keys beside those of the cloud's profiles: {profile, key, secret, strategy}."
+    )
+
+
 class ApiConfig(Settings):
     """The local API behind `edge-gateway status` and `events`: a unix socket, so only local users of its group."""
 
@@ -338,6 +378,7 @@ class GatewayConfig(Settings):
     cloud: CloudConfig = CloudConfig()
     rules: RulesConfig = RulesConfig()
     devices: tuple[DeviceConfig, ...] = ()
+    provisioning: ProvisioningConfig = ProvisioningConfig()
     buses: tuple[dict[str, Any], ...] = Field((), description="One entry a bus: `kind` selects the driver.")
     api: ApiConfig = ApiConfig()
     log: LogConfig = LogConfig()
@@ -554,10 +595,19 @@ def _with_secret_files(config: GatewayConfig, environ: Mapping[str, str]) -> Gat
         else device
         for index, device in enumerate(config.devices)
     )
+    keys = tuple(
+        key.model_copy(
+            update={"secret": SecretStr(_read_secret(key.secret_file, f"provisioning.keys[{index}].secret_file"))}
+        )
+        if key.secret_file
+        else key
+        for index, key in enumerate(config.provisioning.keys)
+    )
+    provisioning = config.provisioning.model_copy(update={"keys": keys})
     cloud = config.cloud.model_copy(update=update)
     if isinstance(config.store, PostgresStore) and not _is_postgres_url(config.store.url.get_secret_value()):
         raise ConfigError("store.url", "must look like postgresql://user:password@host:port/database")
-    return config.model_copy(update={"cloud": cloud, "devices": devices})
+    return config.model_copy(update={"cloud": cloud, "devices": devices, "provisioning": provisioning})
 
 
 def _is_postgres_url(text: str) -> bool:

@@ -18,6 +18,7 @@ from gateway.config import (
     GatewayConfig,
     HttpConfig,
     LogConfig,
+    ProvisioningConfig,
     RulesConfig,
     SqliteStore,
 )
@@ -68,6 +69,7 @@ _SECTIONS: tuple[tuple[str, type[BaseModel], str], ...] = (
     ("http", HttpConfig, ""),
     ("cloud", CloudConfig, ""),
     ("rules", RulesConfig, ""),
+    ("provisioning", ProvisioningConfig, ""),
     ("api", ApiConfig, ""),
     ("log", LogConfig, ""),
 )

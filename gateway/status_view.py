@@ -37,15 +37,18 @@ class _UnixConnection(http.client.HTTPConnection):
         self.sock.connect(str(self._path))
 
 
-def ask(socket_path: Path, path: str) -> Any:
-    """GET, parsed JSON.
+def ask(socket_path: Path, path: str, body: Any = None) -> Any:
+    """GET, or POST of a JSON `body`; parsed JSON.
 
     Raises:
         LocalApiError: Not running, no rights, or an error answer; the text says which.
     """
     connection = _UnixConnection(socket_path)
     try:
-        connection.request("GET", path)
+        if body is None:
+            connection.request("GET", path)
+        else:
+            connection.request("POST", path, json.dumps(body))
         response = connection.getresponse()
         answer = json.loads(response.read())
     except PermissionError:

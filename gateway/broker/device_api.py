@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import Final
 
 import orjson
@@ -23,6 +23,7 @@ from gateway.broker.receipts import AckQueue
 from gateway.broker.topics import V1, Family, Intent, PublishTopic, parse_id, publish_topic
 from gateway.domain import payloads
 from gateway.domain.entity import Device
+from gateway.domain.onboarding import parse_claim
 from gateway.domain.rpc import RpcRequest, RpcResponse
 from gateway.domain.telemetry import Value
 from gateway.errors import RejectedError
@@ -51,7 +52,7 @@ class DeviceApi:
         outbox: Outbox,
         close: Callable[[int], None],
         relieved: Callable[[], None],
-        publish_local: Callable[[Publish], Receipt | None],
+        publish_local: Callable[[Publish], tuple[Receipt | None, int]],
     ) -> None:
         self._desk, self._device, self._version = desk, device, version
         self._write, self._acks, self._outbox = write, acks, outbox
@@ -105,6 +106,10 @@ class DeviceApi:
         except payloads.PayloadError as error:
             self._bad_payload(packet, error)
 
+    def resume(self, received: Iterable[int]) -> None:
+        """QoS 2 packets that the device's persistent session has taken before this connection."""
+        self._received.update(dict.fromkeys(received))
+
     def released(self, packet_id: int) -> None:
         """PUBREL: the second half of QoS 2."""
         is_known = self._received.pop(packet_id, self) is not self
@@ -152,6 +157,9 @@ class DeviceApi:
         else:
             self._ask(self._send_rpc_answer(request_id, topic.family, method, params))
 
+    def _claim(self, packet: Publish, topic: PublishTopic) -> None:
+        self._answer(packet, self._session.claim(*parse_claim(packet.payload)))
+
     def _gateway(self, packet: Publish, topic: PublishTopic) -> None:
         if self.gateway is None:
             # ThingsBoard's behaviour for a device that is no gateway: no answer at all.
@@ -163,7 +171,8 @@ class DeviceApi:
         if self._desk.local is None:
             self._unknown(packet, topic)
         else:
-            self._answer(packet, self._publish_local(packet))
+            receipt, reason = self._publish_local(packet)
+            self._answer(packet, receipt, reason if self._version == 5 else 0)
 
     def _unknown(self, packet: Publish, topic: PublishTopic) -> None:
         self._desk.counters.add("broker.unknown_topics")
@@ -174,6 +183,7 @@ class DeviceApi:
         Intent.ATTRIBUTE_REQUEST: _attribute_request,
         Intent.RPC_ANSWER: _rpc_answer,
         Intent.RPC_REQUEST: _rpc_request,
+        Intent.CLAIM: _claim,
         Intent.GATEWAY: _gateway,
         Intent.LOCAL: _local,
         Intent.UNKNOWN: _unknown,

@@ -17,6 +17,8 @@ class Intent(Enum):
     ATTRIBUTE_REQUEST = auto()  #: with an id in the topic
     RPC_ANSWER = auto()  #: answer to a call by the server, with its id
     RPC_REQUEST = auto()  #: call by the device, with its id
+    CLAIM = auto()  #: the device may have an owner
+    PACKAGE_CHUNK = auto()  #: `v2/fw/request/{rid}/chunk/{n}`; `id_text` is what follows `v2/`
     GATEWAY = auto()  #: `v1/gateway/…`
     LOCAL = auto()  #: ordinary publish/subscribe
     UNKNOWN = auto()
@@ -60,6 +62,7 @@ _EXACT: Final[dict[str, PublishTopic]] = {
     for family in (V1, V2, V2_JSON)
     for topic, intent in ((family.telemetry, Intent.TELEMETRY), (family.attributes, Intent.ATTRIBUTES))
 }
+_EXACT["v1/devices/me/claim"] = PublishTopic(Intent.CLAIM)
 # The longer prefixes first: `v2/r/req/j/7` is not the id `j/7` of `v2/r/req/`.
 _PREFIXES: Final = tuple(
     (prefix, intent, family)

@@ -77,7 +77,7 @@ class Provisioning:
     def __init__(self, state: State, pipeline: Pipeline, clock: Clock, counters: Counters) -> None:
         self._state, self._pipeline, self._clock, self._counters = state, pipeline, clock, counters
         self.local: Sequence[ProvisionKey] = ()
-        self.max_devices = 100_000
+        self.max_devices = 20_000
         self.on_replaced: Callable[[EntityId], None] = lambda entity: None
         self._busy: dict[str, asyncio.Future[None]] = {}  # names on their way to the disk
         self._taken: set[str] = set()  # credentials ids on their way to the disk
@@ -193,7 +193,7 @@ class Provisioning:
         self, key: ProvisionKey, name: str, credentials: Credentials, *, is_gateway: bool
     ) -> tuple[Device, list[Change]]:
         if sum(1 for _ in self._state.devices()) + self._coming >= self.max_devices:
-            raise RejectedError(f"there are {self.max_devices} devices; provisioning.max_devices allows no more")
+            raise RejectedError(f"there are {self.max_devices} devices; broker.max_devices allows no more")
         changes: list[Change] = []
         profile = self._state.profile_named(key.profile)
         if profile is None and key.profile != DEFAULT_PROFILE:

@@ -13,7 +13,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gateway.domain.cloud_event import EventStatus, StoredEvent
-from gateway.errors import TransientError
+from gateway.domain.onboarding import ClaimStatus
+from gateway.domain.payloads import parse_object
+from gateway.errors import RejectedError, TransientError
 from gateway.ports import CloudEvents
 
 if TYPE_CHECKING:
@@ -21,15 +23,17 @@ if TYPE_CHECKING:
     from starlette.responses import Response
 
 MAX_ROWS = 10_000
+MAX_BODY_BYTES = 65_536
 
 
 class LocalApi:
-    """GET /status, GET /events?status=&limit=&before=, GET /sync?diff=, GET /metrics.
+    """GET /status, GET /events?status=&limit=&before=, GET /sync?diff=, GET /metrics, POST /claim.
 
     `sync` is what answers `/sync`; True: with everything that differs.
     """
 
     name = "api"
+    claim: Callable[[str, str], Awaitable[ClaimStatus]] | None = None
     sync: Callable[[bool], Awaitable[dict[str, Any]]] | None = None
 
     def __init__(
@@ -54,6 +58,7 @@ class LocalApi:
                 Route("/status", self._get_status),
                 Route("/events", self._get_events),
                 Route("/sync", self._get_sync),
+                Route("/claim", self._post_claim, methods=["POST"]),
                 Route("/metrics", self._get_metrics),
             ]
         )
@@ -86,6 +91,21 @@ class LocalApi:
 
     async def _get_status(self, request: Request) -> Response:
         return _json(await self._status())
+
+    async def _post_claim(self, request: Request) -> Response:
+        """`{"device", "secretKey"}`; the answer is `{"status"}`. Nothing of it is logged."""
+        body = await request.body()
+        try:
+            tree = parse_object(body[:MAX_BODY_BYTES], "a claim")
+        except RejectedError as error:
+            return _json({"error": str(error)}, 400)
+        name, key = tree.get("device"), tree.get("secretKey", "")
+        if self.claim is None or not isinstance(name, str) or not isinstance(key, str):
+            return _json({"error": '"device" and "secretKey" must be texts'}, 400)
+        try:
+            return _json({"status": (await self.claim(name, key)).value})
+        except RejectedError as error:
+            return _json({"error": f"it could not be stored: {error}"}, 500)
 
     async def _get_events(self, request: Request) -> Response:
         query = request.query_params

@@ -18,6 +18,7 @@ import orjson
 from gateway.config import HttpConfig
 from gateway.domain.doorkeeper import Doorkeeper
 from gateway.domain.entity import CredentialsType, Device
+from gateway.domain.onboarding import ProvisionStatus, parse_claim, parse_provision, provision_json
 from gateway.domain.payloads import (
     PayloadError,
     attribute_response_json,
@@ -158,15 +159,18 @@ class DeviceApi:
                 self._doorkeeper.accepted(request.client.host)
             return found[1]
         self._counters.add("http.wrong_tokens")
-        address = request.client.host if request.client is not None else ""
+        self._wrong(request.client.host if request.client is not None else "", "tokens")
+        return None
+
+    def _wrong(self, address: str, what: str) -> None:
         if self._doorkeeper.refused(address, self._clock.monotonic_s()):
             log.warning(
-                "%s is blocked for %g s: %d wrong tokens over HTTP",
+                "%s is blocked for %g s: %d wrong %s over HTTP",
                 address,
                 self._config.block_s,
                 self._config.wrong_token_limit,
+                what,
             )
-        return None
 
     def _complain(self, visit: Visit, request: Request, reason: str) -> None:
         """Only the reason and the kind of call are logged: never the body, and never the path with its token."""
@@ -294,20 +298,47 @@ class DeviceApi:
         answer = await visit.session.call_server(call_id, method, params)
         return _json(b'{"error":"timeout"}' if answer is None else answer.encode())
 
-    # ── what is not served here ──
+    # ── claiming and provisioning ──
 
     async def _claim(self, visit: Visit, request: Request) -> Response:
-        self._counters.add("http.claims_refused")
-        return _answer(404, b"claiming is not available at this gateway")
+        async with self._body(visit, request, MAX_RPC_BYTES) as body:
+            secret_key, duration_ms = parse_claim(body)
+        await self._room_on_disk(visit)
+        await _all_durable([visit.session.claim(secret_key, duration_ms)])
+        return _answer(200)
+
+    async def _provision(self, request: Request) -> Response:
+        """200 for every answer; 500 with an object that says what is wrong with the request itself."""
+        address = request.client.host if request.client is not None else ""
+        declared = request.headers.get("content-length")
+        try:
+            async with self._bodies.read(request.receive, declared, MAX_RPC_BYTES, asyncio.Lock()) as body:
+                wanted = parse_provision(body)
+        except TooLarge as error:
+            return _answer(413, str(error).encode())
+        except PeerLeft:
+            return _answer(408)  # for nobody
+        except PayloadError as error:
+            self._counters.add("http.bad_payloads")
+            now_ms = self._clock.now_ms()
+            told = {"status": 500, "message": str(error), "errorCode": 2, "timestamp": now_ms}
+            return _json(orjson.dumps(told), status=500)
+        if self._inlet.is_congested:
+            await self._inlet.wait_uncongested()
+        answer = await self._inlet.provision(wanted)
+        headers = None
+        if answer.status is ProvisionStatus.NOT_FOUND:
+            headers = {"connection": "close"}  # as with a wrong token: each guess costs a connection
+            self._wrong(address, "provision secrets")
+        elif answer.status is ProvisionStatus.SUCCESS:
+            self._doorkeeper.accepted(address)
+        return _json(provision_json(answer), headers=headers)
+
+    # ── what is not served here ──
 
     async def _no_package(self, visit: Visit, request: Request) -> Response:
         """No package is assigned."""
         return _answer(404)
-
-    async def _provision(self, request: Request) -> Response:
-        """No profile here has provisioning switched on."""
-        self._counters.add("http.provisionings_refused")
-        return _json(orjson.dumps({"errorMsg": "Provision data was not found!", "status": "NOT_FOUND"}))
 
 
 class _VisitEnded(Exception):
@@ -358,7 +389,7 @@ def _answer(status: int, body: bytes = b"", headers: dict[str, str] | None = Non
     return Response(body, status, headers, media_type="text/plain" if body else None)
 
 
-def _json(body: bytes, background: Any = None) -> Response:
+def _json(body: bytes, background: Any = None, *, status: int = 200, headers: dict[str, str] | None = None) -> Response:
     from starlette.responses import Response
 
-    return Response(body, 200, media_type="application/json", background=background)
+    return Response(body, status, headers, media_type="application/json", background=background)
