@@ -275,9 +275,9 @@ class Plan:
                     self._drop(tables.SETTING, text(name))
                 else:
                     self._put(tables.SETTING, (text(name), encode_json(json)))
-            case SaveLocal(kind, key, body):
-                self._put(tables.LOCAL, (text(kind), text(key), body))
-                self.size_bytes += len(body)
+            case SaveLocal(kind, key, raw):
+                self._put(tables.LOCAL, (text(kind), text(key), raw))
+                self.size_bytes += len(raw)
             case DropLocal(kind, key):
                 self._drop(tables.LOCAL, text(kind), text(key))
             case MoveCursor(lane, seq_id):
