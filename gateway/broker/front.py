@@ -153,6 +153,11 @@ class Connection(asyncio.BufferedProtocol):
         return None if self._api is None else self._api.session.device
 
     @property
+    def is_stuck(self) -> bool:
+        """The device takes nothing of what waits for it."""
+        return self._stuck_s is not None
+
+    @property
     def _name(self) -> str:
         return self._address if self.device is None else self.device.name
 

@@ -9,6 +9,7 @@ from collections.abc import Callable, Coroutine
 from functools import partial
 from typing import Any, Final
 
+from gateway.broker.admission import Admission
 from gateway.broker.desk import Desk, Local
 from gateway.broker.front import Connection
 from gateway.broker.tls import Guest, TlsDoor, TlsFiles
@@ -39,10 +40,19 @@ class MqttBroker:
         self.websocket_port = config.websocket_port
         self.websocket_tls_port = config.websocket_tls_port
         self._tls = TlsFiles(config)
+        self._admission: Admission | None = None  # of this life
 
     def connections(self) -> int:
         """Open sockets."""
         return len(self._members)
+
+    def partial_bytes(self) -> int:
+        """Held of packets that are not whole, all connections together."""
+        return self._admission.partial_bytes if self._admission is not None else 0
+
+    def stuck(self) -> int:
+        """Connections that take nothing of what waits for them."""
+        return sum(member.is_stuck for member in self._members)
 
     async def serve(self) -> None:
         """Until cancelled; then every connection is told and closed.
@@ -75,11 +85,14 @@ class MqttBroker:
             "websocket_tls_port": self.websocket_tls_port,
             "listening": self.ready.is_set(),
             "connections": self.connections(),
+            "unfinished_bytes": self.partial_bytes(),
+            "slow_readers": self.stuck(),
             "tls_problem": self._tls.problem,
         }
 
     async def _listen(self, house: _House) -> None:
         config = self._config
+        self._admission = house.desk.admission
         tcp = partial(Connection, house.desk, self._members)
         self.port = await self._bind(house, config.port, "broker.port", tcp)
         if config.tls_port is not None or config.websocket_tls_port is not None:
