@@ -4,56 +4,17 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Coroutine
-from typing import Any, Final, Protocol
+from typing import Any, Final
 from uuid import UUID
 
 from gateway.broker.admission import Admission
-from gateway.broker.packets import Publish
+from gateway.broker.local_hub import LocalHub
 from gateway.config import BrokerConfig
 from gateway.domain.entity import Device
-from gateway.ports import Clock, DeviceInlet, Receipt
+from gateway.ports import Clock, DeviceInlet
 from gateway.supervise import Counters
 
 log = logging.getLogger(__name__)
-
-
-class LocalSession(Protocol):
-    """One connection's share in local publish/subscribe."""
-
-    @property
-    def is_congested(self) -> bool:
-        """True while the local broker is behind: read no more from this device."""
-        ...
-
-    def publish(self, packet: Publish) -> Receipt | None:
-        """A receipt with QoS 1 and 2; it fails with `RejectedError` when the local broker is gone."""
-        ...
-
-    def subscribe(self, filters: list[tuple[str, int]], answer: Callable[[list[int]], None]) -> None:
-        """`answer` gets the granted QoS, or 0x80, of each filter."""
-        ...
-
-    def unsubscribe(self, filters: list[str]) -> None:
-        """Unknown filters are no error."""
-        ...
-
-    def close(self, *, is_graceful: bool) -> None:
-        """The device is gone; without grace its will is published."""
-        ...
-
-
-class Local(Protocol):
-    """Local publish/subscribe, whoever does it."""
-
-    def attach(
-        self,
-        will: Publish | None,
-        deliver: Callable[[Publish], None],
-        relieved: Callable[[], None],
-        gone: Callable[[], None],
-    ) -> LocalSession:
-        """A new member. `relieved`: congestion is over. `gone`: the session ended from the other side."""
-        ...
 
 
 READ_BYTES: Final = 32_768
@@ -92,11 +53,12 @@ class Desk:
         spawn: Callable[[Coroutine[Any, Any, None], str], None],
         bug: Callable[[BaseException], None],
         congested: Callable[[], None],
-        local: Callable[[], Local] | None,
+        local: LocalHub | None,
     ) -> None:
-        """`spawn` owns a task, `bug` ends the room, `congested` starts the waiter, `local` starts local topics."""
+        """`spawn` owns a task, `bug` ends the room, `congested` starts the waiter, `local` None: no local topics."""
         self.config, self.inlet, self.clock, self.counters = config, inlet, clock, counters
         self.spawn, self.bug, self.congested, self.local = spawn, bug, congested, local
+        self.packages: Packages | None = None
         self.complaints = Complaints(clock)
         self.admission = Admission(config, counters)
         self.doorkeeper = self.admission.doorkeeper

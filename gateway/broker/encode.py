@@ -18,10 +18,14 @@ _short_ack = struct.Struct(">HH").pack
 _FIRST: Final = {4: 0x40, 5: 0x50, 6: 0x62, 7: 0x70}
 
 
-def connack(version: int, code: int, *, is_session_present: bool = False) -> bytes:
-    """Without properties: all limits are the defaults of 5.0, topic aliases included (none)."""
+def connack(
+    version: int, code: int, *, is_session_present: bool = False, session_expiry_s: int | None = None
+) -> bytes:
+    """All limits are the defaults of 5.0, topic aliases included (none); `session_expiry_s`: another one than asked."""
     body = bytes((is_session_present, code))
-    return _packet(0x20, body + b"\0" if version == 5 else body)
+    if version == 5:
+        body += b"\0" if session_expiry_s is None else b"\x05\x11" + session_expiry_s.to_bytes(4, "big")
+    return _packet(0x20, body)
 
 
 def publish(
@@ -42,6 +46,16 @@ def publish(
     if version == 5:
         head += b"\0"
     return _packet(0x30 | is_dup << 3 | qos << 1 | is_retained, head + payload)
+
+
+def publish_head(version: int, topic: str, payload_bytes: int, qos: int = 0, packet_id: int = 0) -> bytes:
+    """A PUBLISH without its payload, which follows."""
+    body = len(topic.encode()).to_bytes(2, "big") + topic.encode()
+    if qos:
+        body += packet_id.to_bytes(2, "big")
+    if version == 5:
+        body += b"\0"
+    return _start(0x30 | qos << 1, len(body) + payload_bytes) + body
 
 
 def ack(kind: int, packet_id: int, version: int = 4, reason: int = 0) -> bytes:
@@ -86,6 +100,8 @@ def connect(packet: Connect) -> bytes:
         properties = b""
         if packet.receive_maximum != 65_535:
             properties += b"\x21" + packet.receive_maximum.to_bytes(2, "big")
+        if packet.session_expiry_s:
+            properties += b"\x11" + packet.session_expiry_s.to_bytes(4, "big")
         if packet.max_packet_bytes is not None:
             properties += b"\x27" + packet.max_packet_bytes.to_bytes(4, "big")
         head += bytes((len(properties),)) + properties
@@ -105,15 +121,18 @@ def unsubscribe(version: int, packet_id: int, filters: Sequence[str]) -> bytes:
 
 
 def _packet(first: int, body: bytes) -> bytes:
-    length = len(body)
+    return _start(first, len(body)) + body
+
+
+def _start(first: int, length: int) -> bytes:
     if length < 128:
-        return bytes((first, length)) + body
+        return bytes((first, length))
     head = bytearray((first,))
     while length > 127:
         head.append(length & 0x7F | 0x80)
         length >>= 7
     head.append(length)
-    return bytes(head) + body
+    return bytes(head)
 
 
 def _text(text: str) -> bytes:

@@ -8,16 +8,19 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Set
 from typing import Final, cast
 
 from gateway.broker import auth, encode
 from gateway.broker.admission import is_topic_too_long
 from gateway.broker.certificates import Presented, presented
-from gateway.broker.desk import Desk, LocalSession
+from gateway.broker.desk import Desk
 from gateway.broker.device_api import DeviceApi
+from gateway.broker.local_member import LocalMember
+from gateway.broker.local_sessions import FIRST_ID
 from gateway.broker.outbox import Outbox
 from gateway.broker.packets import (
-    PUBACK,
+    PUBREC,
     PUBREL,
     Ack,
     Connect,
@@ -69,8 +72,7 @@ class Connection(asyncio.BufferedProtocol):
         self._first: int | None = None  # the very first byte
         self._api: DeviceApi | None = None
         self._provision: ProvisionSession | None = None  # in place of the API
-        self._local: LocalSession | None = None
-        self._local_filters: set[str] = set()
+        self._local: LocalMember | None = None
         self._closed_s: float | None = None
         self._stuck_s: float | None = None  # since when the device takes nothing
         self._partial_bytes = 0  # of a packet that is not whole
@@ -144,6 +146,8 @@ class Connection(asyncio.BufferedProtocol):
         """It reads again."""
         self._stuck_s = None
         self._release(SLOW_READER)
+        if self._local is not None:
+            self._local.room()
 
     # ── the listener's side ──
 
@@ -278,16 +282,18 @@ class Connection(asyncio.BufferedProtocol):
             raise ProtocolError("the first packet is not CONNECT")
         elif isinstance(packet, Disconnect):
             if self._local is not None:
-                self._local.close(is_graceful=packet.reason != 0x04)
+                self._local.close(is_graceful=packet.reason != 0x04, expiry_s=packet.session_expiry_s)
             self.close(NORMAL)
         elif self._api is None:
             raise ProtocolError("the first packet is not CONNECT")
         elif isinstance(packet, Pingreq):
             self.write(encode.PINGRESP)
-        elif isinstance(packet, Ack) and packet.kind == PUBACK:
-            self._outbox.acknowledged(packet.packet_id, packet.reason)
         elif isinstance(packet, Ack) and packet.kind == PUBREL:
             self._api.released(packet.packet_id)
+            if self._local is not None:
+                self._local.released(packet.packet_id)
+        elif isinstance(packet, Ack):
+            self._acknowledged(packet)
         elif isinstance(packet, Subscribe):
             self._subscribe(packet, self._api)
         elif isinstance(packet, Unsubscribe):
@@ -370,8 +376,7 @@ class Connection(asyncio.BufferedProtocol):
         desk.doorkeeper.accepted(self._address)
         desk.counters.add("broker.connects")
         self._open_outbox(packet)
-        # Nothing is kept between connections; the flag only mirrors the question, as ThingsBoard does it.
-        self.write(encode.connack(packet.version, 0, is_session_present=not packet.is_clean))
+        self._write_connack(packet, device)
         self._api = DeviceApi(
             desk,
             device,
@@ -383,8 +388,8 @@ class Connection(asyncio.BufferedProtocol):
             self._relieved,
             self._publish_local,
         )
-        if packet.will is not None and desk.local is not None and is_local(packet.will.topic):
-            self._local_session()
+        if self._local is not None:
+            self._resume_local(self._local, self._api)
 
     def _open_outbox(self, packet: Connect) -> None:
         self._outbox = Outbox(
@@ -394,6 +399,7 @@ class Connection(asyncio.BufferedProtocol):
             receive_maximum=packet.receive_maximum,
             max_packet_bytes=packet.max_packet_bytes,
             max_waiting_bytes=self._max_write_bytes,
+            highest_id=FIRST_ID - 1,
         )
 
     def _refuse(self, packet: Connect, codes: tuple[int, int]) -> None:
@@ -433,19 +439,18 @@ class Connection(asyncio.BufferedProtocol):
 
         def answer(local_codes: list[int]) -> None:
             for index, code in zip(local, local_codes, strict=True):
-                if code < 0x80:
-                    codes[index] = code
-                    self._local_filters.add(packet.filters[index][0])
+                codes[index] = code if code < 0x80 or version == 5 else 0x80
             self.write(encode.suback(version, packet.packet_id, codes))
             for kind, family in known:
                 if kind is FilterKind.ATTRIBUTES:
                     api.subscribe_attributes(family)
                 elif kind is FilterKind.RPC:
                     api.subscribe_rpc(family)
+            if self._local is not None:
+                self._local.note_api_filters(api.granted)
 
         if local:
-            asked = [(packet.filters[index][0], min(packet.filters[index][1], 1)) for index in local]
-            self._local_session().subscribe(asked, answer)
+            self._local_member().subscribe([packet.filters[index] for index in local], answer)
         else:
             answer([])
 
@@ -457,9 +462,7 @@ class Connection(asyncio.BufferedProtocol):
             kind, _ = filter_kind(name)
             if kind is FilterKind.REFUSED:
                 codes.append(0x8F)
-            elif name in self._local_filters and self._local is not None:
-                self._local_filters.discard(name)
-                self._local.unsubscribe([name])
+            elif self._local is not None and self._local.unsubscribe(name):
                 codes.append(0)
             else:
                 codes.append(0 if api.granted.pop(name, None) is not None else 0x11)
@@ -468,27 +471,72 @@ class Connection(asyncio.BufferedProtocol):
             api.session.subscribe_attributes(False)
         if FilterKind.RPC in gone:
             api.session.subscribe_rpc(False)
+        if self._local is not None:
+            self._local.note_api_filters(api.granted)
         self.write(encode.unsuback(version, packet.packet_id, codes))
 
     # ── local topics ──
 
-    def _publish_local(self, packet: Publish) -> Receipt | None:
-        return self._local_session().publish(packet)
+    @property
+    def _local_filters(self) -> Set[str]:
+        return frozenset() if self._local is None else self._local.names
 
-    def _local_session(self) -> LocalSession:
+    def _publish_local(self, packet: Publish) -> tuple[Receipt | None, int]:
+        return self._local_member().publish(packet)
+
+    def _acknowledged(self, packet: Ack) -> None:
+        local = self._local
+        if local is None or not local.acknowledged(packet):
+            if packet.kind == PUBREC:
+                self._outbox.received(packet.packet_id, packet.reason)
+            else:
+                self._outbox.acknowledged(packet.packet_id, packet.reason)
+        if local is not None:
+            local.room()
+
+    def _write_connack(self, packet: Connect, device: Device) -> None:
+        """Nothing of the API is kept between connections: there the flag only mirrors the question, as ThingsBoard
+        does it. A client with an id of its own may have a session for local topics, and hears the truth.
+        """
+        is_present, expiry_s = not packet.is_clean, None
+        hub, will = self._desk.local, packet.will
+        if hub is not None and (packet.client_id or (will is not None and is_local(will.topic))):
+            self._local = self._new_member(packet, device)
+            if packet.client_id:
+                is_present = self._local.is_present
+                expiry_s = self._local.expiry_s if self._local.expiry_s != packet.session_expiry_s else None
+        self.write(encode.connack(packet.version, 0, is_session_present=is_present, session_expiry_s=expiry_s))
+
+    def _resume_local(self, local: LocalMember, api: DeviceApi) -> None:
+        api.resume(local.received)
+        for name, qos in local.api_filters.items():
+            api.granted[name] = qos
+            kind, family = filter_kind(name)
+            if kind is FilterKind.ATTRIBUTES:
+                api.subscribe_attributes(family)
+            elif kind is FilterKind.RPC:
+                api.subscribe_rpc(family)
+        local.start()
+
+    def _local_member(self) -> LocalMember:
         if self._local is None:
-            assert self._desk.local is not None  # callers have looked
-            will = self._connect.will if self._connect is not None else None
-            self._local = self._desk.local().attach(
-                will if will is not None and is_local(will.topic) else None,
-                self._deliver,
-                lambda: self._release(LOCAL),
-                lambda: self.close(SERVER_FAULT),
-            )
+            assert self._connect is not None  # callers have looked
+            assert self.device is not None
+            self._local = self._new_member(self._connect, self.device)
         return self._local
 
-    def _deliver(self, packet: Publish) -> None:
-        self._outbox.publish(packet.topic, packet.payload, min(packet.qos, 1), is_retained=packet.is_retained)
+    def _new_member(self, packet: Connect, device: Device) -> LocalMember:
+        assert self._desk.local is not None  # callers have looked
+        return LocalMember(
+            self._desk.local,
+            device,
+            packet,
+            self._outbox,
+            self.write,
+            lambda: bool(self._hold & SLOW_READER),
+            lambda: self._release(LOCAL),
+            lambda: self.close(SERVER_FAULT),
+        )
 
     # ── flow ──
 

@@ -5,17 +5,19 @@ from __future__ import annotations
 import asyncio
 import errno
 import logging
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterable
 from functools import partial
 from typing import Any, Final
 
+from gateway.broker.acl import load_acl
 from gateway.broker.admission import Admission
-from gateway.broker.desk import Desk, Local
+from gateway.broker.desk import Desk
 from gateway.broker.front import Connection
+from gateway.broker.local_hub import LocalHub, Router, Unkept
 from gateway.broker.tls import Guest, TlsDoor, TlsFiles
 from gateway.config import BrokerConfig
 from gateway.errors import TransientError
-from gateway.ports import Clock, DeviceInlet
+from gateway.ports import Clock, Committer, DeviceInlet, Packages
 from gateway.supervise import Counters
 
 log = logging.getLogger(__name__)
@@ -30,10 +32,28 @@ class MqttBroker:
     """Devices that speak MQTT. `ready` is set while it listens; then `port` and `tls_port` are the real ones."""
 
     name = "broker"
+    packages: Packages | None = None  # firmware and software for the devices
 
-    def __init__(self, config: BrokerConfig, inlet: DeviceInlet, clock: Clock, counters: Counters) -> None:
+    def __init__(
+        self,
+        config: BrokerConfig,
+        inlet: DeviceInlet,
+        clock: Clock,
+        counters: Counters,
+        committer: Committer | None = None,
+        kept: Iterable[tuple[str, str, bytes]] = (),
+    ) -> None:
+        """`committer` and `kept` are for local publish/subscribe: without them nothing of it lasts.
+
+        Raises:
+            ConfigError: The rules for local topics cannot be used.
+        """
         self._config, self._inlet, self._clock, self._counters = config, inlet, clock, counters
         self._members: set[Connection] = set()
+        self._local: LocalHub | None = None
+        if config.local_topics:
+            acl = load_acl(config)
+            self._local = LocalHub(config, acl, clock, counters, committer or Unkept(), kept)
         self.ready = asyncio.Event()
         self.port = config.port
         self.tls_port = config.tls_port
@@ -60,7 +80,8 @@ class MqttBroker:
         Raises:
             TransientError: The address is taken. (A certificate that cannot be used keeps TLS away, and nothing else.)
         """
-        house = _House(self._config, self._inlet, self._clock, self._counters, self._members)
+        house = _House(self._config, self._inlet, self._clock, self._counters, self._members, self._local)
+        house.desk.packages = self.packages
         try:
             await self._listen(house)
             log.info("listening for MQTT on %s port %d", self._config.host, self.port)
@@ -88,6 +109,7 @@ class MqttBroker:
             "unfinished_bytes": self.partial_bytes(),
             "slow_readers": self.stuck(),
             "tls_problem": self._tls.problem,
+            "local": None if self._local is None else self._local.status(),
         }
 
     async def _listen(self, house: _House) -> None:
@@ -149,14 +171,20 @@ class _House:
     """One life of the room: its tasks, and the end of them."""
 
     def __init__(
-        self, config: BrokerConfig, inlet: DeviceInlet, clock: Clock, counters: Counters, members: set[Connection]
+        self,
+        config: BrokerConfig,
+        inlet: DeviceInlet,
+        clock: Clock,
+        counters: Counters,
+        members: set[Connection],
+        local: LocalHub | None,
     ) -> None:
         self._inlet, self._clock, self._members = inlet, clock, members
         self._bug: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._tasks: asyncio.TaskGroup
         self.servers: list[asyncio.Server] = []
         self._tls: TlsFiles | None = None
-        self._local: Local | None = None
+        self._router: Router | None = None
         self._is_waiting_for_disk = False
         self._is_ending = False
         self.desk = Desk(
@@ -167,8 +195,10 @@ class _House:
             spawn=self._spawn,
             bug=self._report,
             congested=self._congested,
-            local=self._start_local if config.local_topics else None,
+            local=local,
         )
+        if local is not None:
+            local.open(self._start_router)
 
     async def live(self) -> None:
         """Until cancelled or a bug is found; then say goodbye to the devices before the tasks end."""
@@ -216,6 +246,8 @@ class _House:
             now_s = self._clock.monotonic_s()
             for connection in list(self._members):
                 connection.check(now_s)
+            if self.desk.local is not None:
+                self.desk.local.look_around()
 
     async def _look_at_certificates(self, tls: TlsFiles) -> None:
         while True:
@@ -233,12 +265,12 @@ class _House:
         for connection in list(self._members):
             connection.disk_is_free()
 
-    def _start_local(self) -> Local:
-        if self._local is None:
+    def _start_router(self) -> Router:
+        if self._router is None:
             # amqtt is heavy to load, and most houses never need it.
             from gateway.broker.local import LocalBroker
 
-            local = LocalBroker(self._spawn)
-            self._spawn(local.run(), "broker: local topics")
-            self._local = local
-        return self._local
+            router = LocalBroker(self._spawn)
+            self._spawn(router.run(), "broker: local topics")
+            self._router = router
+        return self._router

@@ -1,12 +1,13 @@
-"""Ordinary publish/subscribe beside the device API: amqtt, unmodified, behind its `external` listener.
+"""The router between sessions that end with their connection: amqtt, unmodified, behind its `external` listener.
 
 Each device that uses a local topic gets an amqtt session over a pair of in-memory pipes, spoken as 3.1.1,
 with a client id of ours: whatever ids the devices use, they cannot get into each other's way, and a
 session ends with its connection. API topics never come here, so no wildcard can reach them.
 
-What amqtt 0.12 lacks is fenced in: it drops a QoS 1 message that is unacknowledged after 5 s, so it gets
-its PUBACK at once and the front owns the delivery; its queues have no bound, so reading from a device
-stops while they are long.
+What amqtt 0.12 lacks is fenced in. It drops a QoS 1 message that is unacknowledged after 5 s and forgets the
+publisher's QoS, so everything passes it with QoS 0, the QoS as the first byte of the payload, and the front owns
+the delivery. Retained messages, wills and persistent sessions stay outside. Its queues have no bound, so reading
+from a device stops while they are long.
 """
 
 from __future__ import annotations
@@ -23,10 +24,8 @@ from amqtt.broker import Broker
 from amqtt.errors import AMQTTError
 
 from gateway.broker import encode
-from gateway.broker.packets import PUBACK, PUBREL, Ack, Connect, Publish, Suback
+from gateway.broker.packets import Connect, Publish, Suback
 from gateway.broker.wire import Decoder
-from gateway.errors import RejectedError
-from gateway.ports import Receipt
 
 log = logging.getLogger(__name__)
 logging.getLogger("amqtt").setLevel(logging.ERROR)  # a library in the house, not a voice in the log
@@ -65,15 +64,11 @@ class LocalBroker:
                     await broker.shutdown()
 
     def attach(
-        self,
-        will: Publish | None,
-        deliver: Callable[[Publish], None],
-        relieved: Callable[[], None],
-        gone: Callable[[], None],
+        self, deliver: Callable[[Publish], None], relieved: Callable[[], None], gone: Callable[[], None]
     ) -> AmqttSession:
         """A new session; what is sent before amqtt is up waits in its pipe."""
         client_id = f"device-connection-{next(self._numbers)}"
-        session = AmqttSession(client_id, will, deliver, relieved, gone)
+        session = AmqttSession(client_id, deliver, relieved, gone)
         self._spawn(self._serve(session), f"local {client_id}")
         return session
 
@@ -93,7 +88,6 @@ class AmqttSession:
     def __init__(
         self,
         client_id: str,
-        will: Publish | None,
         deliver: Callable[[Publish], None],
         relieved: Callable[[], None],
         gone: Callable[[], None],
@@ -103,77 +97,52 @@ class AmqttSession:
         self.writer = PipeWriter(self._receive)
         self._decoder = Decoder(_MAX_PACKET_BYTES)
         self._ids = itertools.cycle(range(1, 65_536))
-        self._receipts: dict[int, Receipt] = {}
         self._subscriptions: dict[int, Callable[[list[int]], None]] = {}
         self._is_closed = False
-        self.reader.feed(encode.connect(Connect(version=4, client_id=client_id, will=will)))
+        self.reader.feed(encode.connect(Connect(version=4, client_id=client_id)))
 
     @property
     def is_congested(self) -> bool:
         """True while amqtt is behind."""
         return self.reader.is_full
 
-    def publish(self, packet: Publish) -> Receipt | None:
-        """QoS 2 ends here: the front answers for it, amqtt gets QoS 1."""
-        if not packet.qos:
-            self.reader.feed(encode.publish(4, packet.topic, packet.payload, is_retained=packet.is_retained))
-            return None
-        receipt: Receipt = asyncio.get_running_loop().create_future()
-        packet_id = next(self._ids)
-        self._receipts[packet_id] = receipt
-        self.reader.feed(encode.publish(4, packet.topic, packet.payload, 1, packet_id, is_retained=packet.is_retained))
-        if self._is_closed:
-            self._fail_receipts()
-        return receipt
+    def publish(self, packet: Publish) -> None:
+        """To every session that has subscribed there."""
+        self.reader.feed(encode.publish(4, packet.topic, bytes((packet.qos,)) + packet.payload))
 
-    def subscribe(self, filters: list[tuple[str, int]], answer: Callable[[list[int]], None]) -> None:
+    def subscribe(self, filters: list[str], answer: Callable[[list[int]], None]) -> None:
         """`answer` is called when amqtt has answered."""
         packet_id = next(self._ids)
         self._subscriptions[packet_id] = answer
-        self.reader.feed(encode.subscribe(4, packet_id, filters))
+        self.reader.feed(encode.subscribe(4, packet_id, [(name, 0) for name in filters]))
 
     def unsubscribe(self, filters: list[str]) -> None:
         """Takes effect when amqtt gets there."""
         self.reader.feed(encode.unsubscribe(4, next(self._ids), filters))
 
-    def close(self, *, is_graceful: bool) -> None:
-        """The device is gone; without grace amqtt publishes its will."""
-        if self._is_closed:
-            return
-        self._is_closed = True
-        if is_graceful:
+    def close(self) -> None:
+        """The device is gone."""
+        if not self._is_closed:
+            self._is_closed = True
             self.reader.feed(encode.disconnect(4))
-        self.reader.feed_eof()
+            self.reader.feed_eof()
 
     def ended(self) -> None:
         """The session ended on amqtt's side."""
         was_closed, self._is_closed = self._is_closed, True
-        self._fail_receipts()
         if not was_closed:
             self._gone()
-
-    def _fail_receipts(self) -> None:
-        for receipt in self._receipts.values():
-            if not receipt.done():
-                receipt.set_exception(RejectedError("local publish/subscribe ended the session"))
-                receipt.exception()  # looked at: the device may be gone already
-        self._receipts.clear()
 
     def _receive(self, data: bytes) -> None:
         self._decoder.receive(data)
         while (packet := self._decoder.next_packet()) is not None:
+            if self._is_closed:
+                continue
             if isinstance(packet, Publish):
-                if packet.qos == 1:
-                    self.reader.feed(encode.ack(PUBACK, packet.packet_id))
-                if not self._is_closed:
-                    self._deliver(packet)
-            elif isinstance(packet, Ack) and packet.kind != PUBREL:
-                receipt = self._receipts.pop(packet.packet_id, None)
-                if receipt is not None and not receipt.done():
-                    receipt.set_result(None)
+                self._deliver(Publish(packet.topic, packet.payload[1:], packet.payload[0]))
             elif isinstance(packet, Suback):
                 answer = self._subscriptions.pop(packet.packet_id, None)
-                if answer is not None and not self._is_closed:
+                if answer is not None:
                     answer(packet.codes)
 
 

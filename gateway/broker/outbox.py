@@ -1,4 +1,4 @@
-"""What goes down to one device: packet ids of our side, and what waits for its PUBACK."""
+"""What goes down to one device: packet ids of our side, and what waits for its PUBACK (PUBCOMP with QoS 2)."""
 
 from __future__ import annotations
 
@@ -8,9 +8,11 @@ from collections.abc import Callable
 from typing import Final
 
 from gateway.broker import encode
+from gateway.broker.packets import PUBREL
 from gateway.errors import TransientError
 
 MAX_IN_FLIGHT: Final = 1000  # for clients that announce no smaller Receive Maximum
+_HEAD_BYTES: Final = 10  # of a publish, beside its topic and payload: at the most
 
 
 class Outbox:
@@ -25,13 +27,16 @@ class Outbox:
         receive_maximum: int,
         max_packet_bytes: int | None,
         max_waiting_bytes: int,
+        highest_id: int = 65_535,
     ) -> None:
+        """Packet ids above `highest_id` are somebody else's, who tells by `others` how many are in flight."""
         self._version, self._write, self._overflow = version, write, overflow
         self._window = min(receive_maximum, MAX_IN_FLIGHT)
         self._max_packet_bytes, self._max_waiting_bytes = max_packet_bytes, max_waiting_bytes
-        self._next_id = 0
+        self._next_id, self._highest_id = 0, highest_id
+        self._others = 0
         self._in_flight: dict[int, asyncio.Future[None] | None] = {}
-        self._waiting: deque[tuple[str, bytes, bool, asyncio.Future[None] | None]] = deque()
+        self._waiting: deque[tuple[str, bytes, int, bool, asyncio.Future[None] | None]] = deque()
         self._waiting_bytes = 0
         self._is_closed = False
 
@@ -54,25 +59,53 @@ class Outbox:
         elif qos == 0:
             if self._send(encode.publish(self._version, topic, payload, is_retained=is_retained), done):
                 _finish(done)
-        elif self._waiting or len(self._in_flight) >= self._window:
-            self._waiting.append((topic, payload, is_retained, done))
+        elif self._waiting or len(self._in_flight) + self._others >= self._window:
+            self._waiting.append((topic, payload, qos, is_retained, done))
             self._waiting_bytes += len(payload) + len(topic)
             if self._waiting_bytes > self._max_waiting_bytes:
                 self._overflow()
         else:
-            self._send_qos1(topic, payload, is_retained, done)
+            self._send_numbered(topic, payload, qos, is_retained, done)
+
+    def takes(self, content_bytes: int) -> bool:
+        """Is a packet with so many bytes of topic and payload small enough for the device?"""
+        return self._max_packet_bytes is None or content_bytes + _HEAD_BYTES <= self._max_packet_bytes
+
+    def begin(self, topic: str, payload_bytes: int, qos: int) -> bytes:
+        """The head of a publish whose payload the caller writes; QoS 0 when the device's window is full."""
+        if qos == 0 or not self.has_room:
+            return encode.publish_head(self._version, topic, payload_bytes)
+        packet_id = self._free_id()
+        self._in_flight[packet_id] = None
+        return encode.publish_head(self._version, topic, payload_bytes, qos, packet_id)
+
+    @property
+    def has_room(self) -> bool:
+        """True while one more would be sent at once."""
+        return not self._waiting and len(self._in_flight) + self._others < self._window
+
+    def others(self, in_flight: int) -> None:
+        """Packets in flight that are not from here, but share the device's window."""
+        is_less, self._others = in_flight < self._others, in_flight
+        if is_less:
+            self._fill()
+
+    def received(self, packet_id: int, reason: int) -> None:
+        """PUBREC of the device: PUBREL follows, and the place is free at its PUBCOMP."""
+        if reason >= 0x80:
+            self.acknowledged(packet_id, reason)
+        else:
+            is_known = packet_id in self._in_flight
+            self._write(encode.ack(PUBREL, packet_id, self._version, 0 if is_known else 0x92))
 
     def acknowledged(self, packet_id: int, reason: int) -> None:
-        """PUBACK of the device; an id that is not in flight is ignored."""
+        """PUBACK or PUBCOMP of the device; an id that is not in flight is ignored."""
         done = self._in_flight.pop(packet_id, None)
         if reason >= 0x80:
             _fail(done, f"the device refused it with reason {reason:#04x}")
         else:
             _finish(done)
-        while self._waiting and len(self._in_flight) < self._window:
-            topic, payload, is_retained, next_done = self._waiting.popleft()
-            self._waiting_bytes -= len(payload) + len(topic)
-            self._send_qos1(topic, payload, is_retained, next_done)
+        self._fill()
 
     def close(self) -> None:
         """The connection is gone: what waits fails."""
@@ -82,13 +115,25 @@ class Outbox:
         self._in_flight.clear()
         self._waiting.clear()
 
-    def _send_qos1(self, topic: str, payload: bytes, is_retained: bool, done: asyncio.Future[None] | None) -> None:
-        packet_id = self._next_id % 65_535 + 1
-        while packet_id in self._in_flight:
-            packet_id = packet_id % 65_535 + 1
-        self._next_id = packet_id
-        if self._send(encode.publish(self._version, topic, payload, 1, packet_id, is_retained=is_retained), done):
+    def _fill(self) -> None:
+        while self._waiting and len(self._in_flight) + self._others < self._window:
+            topic, payload, qos, is_retained, done = self._waiting.popleft()
+            self._waiting_bytes -= len(payload) + len(topic)
+            self._send_numbered(topic, payload, qos, is_retained, done)
+
+    def _send_numbered(
+        self, topic: str, payload: bytes, qos: int, is_retained: bool, done: asyncio.Future[None] | None
+    ) -> None:
+        packet_id = self._free_id()
+        if self._send(encode.publish(self._version, topic, payload, qos, packet_id, is_retained=is_retained), done):
             self._in_flight[packet_id] = done
+
+    def _free_id(self) -> int:
+        packet_id = self._next_id % self._highest_id + 1
+        while packet_id in self._in_flight:
+            packet_id = packet_id % self._highest_id + 1
+        self._next_id = packet_id
+        return packet_id
 
     def _send(self, packet: bytes, done: asyncio.Future[None] | None) -> bool:
         if self._max_packet_bytes is not None and len(packet) > self._max_packet_bytes:

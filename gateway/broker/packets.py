@@ -48,6 +48,7 @@ class Connect:
     will: Publish | None = None
     receive_maximum: int = 65_535
     max_packet_bytes: int | None = None
+    session_expiry_s: int = 0  # 5.0 only
 
 
 @dataclass(slots=True)
@@ -111,9 +112,10 @@ class Pingresp:
 
 @dataclass(slots=True)
 class Disconnect:
-    """`reason` 0x04 (5.0): with the will."""
+    """`reason` 0x04 (5.0): with the will. `session_expiry_s` None: as CONNECT said."""
 
     reason: int = 0
+    session_expiry_s: int | None = None
 
 
 @dataclass(slots=True)

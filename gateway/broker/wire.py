@@ -34,6 +34,7 @@ _TOPIC_ALIAS_INVALID: Final = 0x94
 _TOPIC_ALIAS: Final = 0x23
 _RECEIVE_MAXIMUM: Final = 0x21
 _MAXIMUM_PACKET_SIZE: Final = 0x27
+_SESSION_EXPIRY: Final = 0x11
 _USER_PROPERTY: Final = 0x26
 _SUBSCRIPTION_IDENTIFIER: Final = 0x0B
 
@@ -303,6 +304,7 @@ def _connect(reader: _Reader) -> Connect:
         properties = reader.properties()
         packet.receive_maximum = properties.get(_RECEIVE_MAXIMUM, 65_535)
         packet.max_packet_bytes = properties.get(_MAXIMUM_PACKET_SIZE)
+        packet.session_expiry_s = properties.get(_SESSION_EXPIRY, 0)
         if not packet.receive_maximum or packet.max_packet_bytes == 0:
             raise ProtocolError("Receive Maximum or Maximum Packet Size is 0", _PROTOCOL_ERROR)
     packet.client_id = reader.text()
@@ -387,7 +389,10 @@ def _codes(reader: _Reader) -> list[int]:
 
 
 def _disconnect(reader: _Reader, version: int) -> Disconnect:
-    return Disconnect(0 if version != 5 or reader.is_at_end else reader.number(1))
+    if version != 5 or reader.is_at_end:
+        return Disconnect()
+    reason = reader.number(1)
+    return Disconnect(reason, None if reader.is_at_end else reader.properties().get(_SESSION_EXPIRY))
 
 
 def _auth(reader: _Reader, version: int) -> Auth:
