@@ -85,10 +85,12 @@ class SubDevices:
         receipt = self._pipeline.commit(changes)
         self._making[name] = device, receipt
         self._counters.add("devices.made_by_gateways")
-        receipt.add_done_callback(lambda _: self._made(name, profile_name))
+        receipt.add_done_callback(lambda done: self._made(done, name, profile_name))
         return device, receipt
 
-    def _made(self, name: str, profile_name: str) -> None:
+    def _made(self, done: Receipt, name: str, profile_name: str) -> None:
+        if not done.cancelled() and done.exception() is not None:
+            self._counters.add("devices.not_made")
         self._making.pop(name, None)
         self._making_profiles.pop(profile_name, None)
 
