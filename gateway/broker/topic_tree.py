@@ -149,7 +149,7 @@ class TopicTree(Generic[T]):
             is_wild = level in ("+", "#")
             branches = list(level_map.items()) if is_wild else [(level, level_map[level])] if level in level_map else []
             for name, branch in branches:
-                if is_wild and not depth and name[:1] == "$":
+                if is_wild and level_map is self._root and name[:1] == "$":
                     continue
                 is_last = depth == len(levels) - 1
                 if branch.topic is not None and (is_last or levels[depth + 1 :] == ["#"]):

@@ -81,12 +81,16 @@ class Site:
 
 
 @asynccontextmanager
-async def site(receipts: str = "at_once", **settings: Any) -> AsyncIterator[Site]:
+async def site(
+    receipts: str = "at_once", *, committer: Any = None, kept: Any = (), inlet: FakeInlet | None = None, **settings: Any
+) -> AsyncIterator[Site]:
     """A broker on a free port; device `pump` has the token `tok`, device `fan` the token `tok2`."""
-    inlet, clock, counters = FakeInlet(receipts), FakeClock(), Counters()
-    inlet.add_device("pump", "tok")
-    inlet.add_device("fan", "tok2")
-    broker = MqttBroker(BrokerConfig(host="127.0.0.1", port=0, **settings), inlet, clock, counters)
+    clock, counters = FakeClock(), Counters()
+    if inlet is None:
+        inlet = FakeInlet(receipts)
+        inlet.add_device("pump", "tok")
+        inlet.add_device("fan", "tok2")
+    broker = MqttBroker(BrokerConfig(host="127.0.0.1", port=0, **settings), inlet, clock, counters, committer, kept)
     serving = asyncio.create_task(broker.serve())
     await asyncio.wait(
         [serving, asyncio.create_task(broker.ready.wait())], return_when=asyncio.FIRST_COMPLETED, timeout=PATIENCE_S
