@@ -9,6 +9,7 @@ import sys
 END_TO_END = ("ingest", "end_to_end", "drain", "million", "footprint", "sd_card")
 PARTS = (
     "broker_front",
+    "connections",
     "rules_walk",
     "store_commit",
     "uplink_drain",
