@@ -22,7 +22,7 @@ from gateway.broker.topics import V1, V2, V2_JSON, FilterKind, Intent, filter_ki
         ("v2/r/res/j/7", Intent.RPC_ANSWER, V2_JSON, "7"),
         ("v1/devices/me/rpc/request/x", Intent.RPC_REQUEST, V1, "x"),
         ("v2/r/req/p/7", Intent.UNKNOWN, V1, ""),
-        ("v1/devices/me/claim", Intent.UNKNOWN, V1, ""),
+        ("v1/devices/me/claim", Intent.CLAIM, V1, ""),
         ("v1/gateway/telemetry", Intent.GATEWAY, V1, ""),
         ("v1/x", Intent.UNKNOWN, V1, ""),
         ("$SYS/x", Intent.UNKNOWN, V1, ""),
