@@ -8,6 +8,7 @@ import pytest
 from gateway.cloud.codec import halves, optional_uuid, uuid_of
 from gateway.cloud.encode import encode_ack, encode_connect, encode_sync, encode_uplink
 from gateway.cloud.pb import edge_pb2, queue_pb2
+from gateway.domain.downlink import LAST_GATEWAY, MOVED_DEVICES
 from gateway.domain.entity import NULL_UUID, DeviceProfile, Origin
 from gateway.errors import RejectedError
 from tests.unit.cloud.build import DEVICE_ID, PROFILE_ID, SECOND_ID, TENANT_ID, TS, State, device, event, vector
@@ -41,7 +42,6 @@ def test_connect_sync_and_acknowledgements():
     assert encode_sync(True) == vector("up_sync_full")
     assert encode_sync(False) == vector("up_sync_light")
     assert encode_ack(77) == vector("up_ack")
-    assert encode_ack(0, "deviceUpdateMsg: the entity is not JSON") == vector("up_ack_refused")
 
 
 @pytest.mark.parametrize("release", ["3.7.0", "4.0.0", "4.2.0", "4.3.0"])
@@ -147,6 +147,36 @@ def test_what_the_cloud_wrote_goes_back_whole():
     assert entity == {**json, "name": "new", "label": None, "version": None}
     assert message.deviceUpdateMsg[0].msgType == edge_pb2.ENTITY_UPDATED_RPC_MESSAGE
     assert not message.deviceProfileUpdateMsg
+
+
+class SeenBehind(State):
+    """A device that was seen behind a gateway which has another id by now."""
+
+    def setting(self, name):
+        settings = {f"{LAST_GATEWAY}{DEVICE_ID}": str(SECOND_ID), MOVED_DEVICES: {str(SECOND_ID): str(TENANT_ID)}}
+        return settings.get(name)
+
+
+@pytest.mark.parametrize(
+    ("changes", "additional"),
+    [
+        ({"is_gateway": False}, {}),
+        ({"is_gateway": True}, {"gateway": True}),
+        ({"json": {"additionalInfo": {"description": "x"}}}, {"description": "x"}),
+        ({"json": {"additionalInfo": None}}, {}),
+    ],
+)
+def test_the_last_gateway_of_a_device_goes_up_with_it(changes, additional):
+    message = uplink(event("UPDATED"), state=SeenBehind(device(**changes)))
+    entity = orjson.loads(message.deviceUpdateMsg[0].entity)
+    assert entity["additionalInfo"] == {**additional, "lastConnectedGateway": str(TENANT_ID)}
+
+
+def test_a_relation_follows_a_device_to_its_new_id():
+    body = {"from": {"id": str(SECOND_ID)}, "to": {"id": str(DEVICE_ID)}, "type": "Created"}
+    message = uplink(event("RELATION_ADD_OR_UPDATE", body, type_="RELATION", id_=None), state=SeenBehind())
+    relation = orjson.loads(message.relationUpdateMsg[0].entity)
+    assert (relation["from"]["id"], relation["to"]["id"]) == (str(TENANT_ID), str(DEVICE_ID))
 
 
 def test_a_deleted_device_is_only_an_id():
