@@ -13,6 +13,7 @@ from gateway.broker.packets import PUBACK, Ack, Disconnect, Publish
 from gateway.domain.entity import time_uuid
 from gateway.domain.rpc import RpcRequest
 from gateway.errors import FullError, RejectedError, TransientError
+from tests.fakes.house import settle
 from tests.integration.broker_peer import site
 
 UP = "v1/gateway/"
@@ -45,6 +46,7 @@ async def test_telemetry_of_several_devices_is_one_acknowledgement_when_all_are_
         here.inlet.release()
         await here.until(lambda: len(here.inlet.held) == 2)  # their data is behind them
         here.inlet.release(1)
+        await settle()
         assert await peer.ping() == []
         here.inlet.release()
         assert await peer.receive() == Ack(PUBACK, 1)
@@ -229,6 +231,15 @@ async def test_a_device_that_cannot_be_made(version, error, reason):
         assert here.inlet.sub("old").posted[0][0].values == {"t": 2}
         assert await peer.ping() == []
         assert here.counters.get("broker.gateway_devices_refused") == 1
+
+
+async def test_of_several_troubles_the_worst_is_told():
+    async with gateway(5) as (here, peer, _):
+        here.inlet.refusal = RejectedError("name")
+        say(peer, "telemetry", {"bad": [5], "new": [{"t": 1}]})
+        assert await peer.receive() == Ack(PUBACK, 1, 0x99)
+        say(peer, "telemetry", {"new": [{"t": 1}], "bad": [5]}, packet_id=2)
+        assert await peer.receive() == Ack(PUBACK, 2, 0x99)
 
 
 @BOTH
