@@ -20,7 +20,10 @@ from gateway.broker import MqttBroker
 from gateway.config import BrokerConfig, CloudConfig, DeviceConfig, GatewayConfig, HttpConfig, PostgresStore
 from gateway.devices import Commands, Found, Inlet, Pipeline, Refreshing, RpcDesk, State, found_devices
 from gateway.devices.founding import basic_credentials, token_credentials
+from gateway.devices.history import HistoryDesk
+from gateway.devices.parked import ParkedDesk
 from gateway.devices.provision_keys import configured_keys
+from gateway.devices.slices import Slices
 from gateway.devices.state import REMOVED
 from gateway.domain.cloud_event import Lane
 from gateway.downlink import Dispatcher
@@ -34,6 +37,7 @@ from gateway.rules import RuleEngine
 from gateway.store import GroupCommitter, open_store
 from gateway.supervise import Backoff, Counters, SystemClock, supervise
 from gateway.web import DeviceHttp, LocalApi
+from gateway.web.orders import Orders
 
 log = logging.getLogger(__name__)
 
@@ -140,7 +144,21 @@ class Gateway:
                     }
 
                     async def status() -> dict[str, Any]:
-                        return await self._status(store, committer, status_parts)
+                        answer = await self._status(store, committer, status_parts)
+                        answer["queue"] |= parked_desk.tally(answer["queue"]["parked"])
+                        return answer
+
+                    slices = Slices(pipeline, committer)
+                    parked_desk = ParkedDesk(store.events, state, slices, counters, lambda: devices.becomes_another)
+                    history_desk = HistoryDesk(
+                        store,
+                        state,
+                        slices,
+                        clock,
+                        counters,
+                        config.store.history_days,
+                        lambda: devices.becomes_another,
+                    )
 
                     forecast = Forecast(store, clock)
                     keep(forecast.name, forecast.serve)
@@ -157,6 +175,7 @@ class Gateway:
                         return {**downlink.sync.view(with_diff=with_diff), "queue": queue}
 
                     api.sync = sync_status if config.cloud.enabled else None
+                    api.orders = Orders(parked_desk, history_desk, clock)
                     api.claim = inlet.claims.claim
                     keep(api.name, api.serve)
                     keep("maintenance", lambda: self._maintain(store))

@@ -38,6 +38,8 @@ _ELSEWHERE: Mapping[str, tuple[str, str]] = {
     "claim": ("gateway.cli_claim", "claim"),
     "cloud-sim": ("gateway.cloudsim.command", "cloud_sim"),
     "doctor": ("gateway.cli_doctor", "doctor"),
+    "events": ("gateway.cli_events", "events"),
+    "resend": ("gateway.cli_events", "resend"),
     "sync": ("gateway.cli_sync", "sync"),
 }
 """Commands with a module of their own, imported when they are called or listed."""
@@ -215,12 +217,15 @@ def ask_gateway(config_path: Path | None, path: str, body: Any = None) -> Any:
 
 
 def _ask(config: GatewayConfig, path: str, body: Any = None) -> Any:
-    from gateway.status_view import LocalApiError, ask
+    from gateway.status_view import Answered, LocalApiError, ask
 
     problem: LocalApiError | None = None
     for socket_path in config.socket_paths:
         try:
             return ask(socket_path, path, body)
+        except Answered as error:
+            problem = error
+            break  # this is the one; that nobody listens at the next place is no news
         except LocalApiError as error:
             problem = error
     click.echo(f"edge-gateway: {problem}", err=True)

@@ -23,6 +23,7 @@ from uuid import UUID
 
 from pydantic import BaseModel
 
+from gateway.domain.again import HistoryOrder, ParkedOrder, Slice
 from gateway.domain.changes import Change, UnitOfWork
 from gateway.domain.cloud_event import EventStatus, Lane, ParkedChoice, ParkedEvent, StoredEvent
 from gateway.domain.downlink import Downlink
@@ -594,6 +595,30 @@ class CloudEvents(Protocol):
 
     async def purge(self, keep: int) -> int:
         """Delete confirmed events beyond the newest `keep` of each lane, in ranges; how many went."""
+        ...
+
+
+class ParkedOrders(Protocol):
+    """What a person has decided about parked events. Implemented by devices."""
+
+    async def decide(self, order: ParkedOrder) -> Slice:
+        """One slice of an order, durable when it is counted.
+
+        Raises:
+            RejectedError: The order is wrong; TransientError: the store cannot be read now.
+        """
+        ...
+
+
+class HistoryOrders(Protocol):
+    """Telemetry that is kept here, up to the cloud again. Implemented by devices."""
+
+    async def send(self, order: HistoryOrder) -> Slice:
+        """One slice of an order, in the queue when it is counted.
+
+        Raises:
+            RejectedError: The order is wrong; TransientError: the store cannot be read now.
+        """
         ...
 
 

@@ -26,9 +26,13 @@ class NotRunning(LocalApiError):
     """Nobody listens there: no gateway runs with this configuration."""
 
 
+class Answered(LocalApiError):
+    """A gateway is there, and says no."""
+
+
 class _UnixConnection(http.client.HTTPConnection):
-    def __init__(self, path: Path) -> None:
-        super().__init__("localhost", timeout=10)
+    def __init__(self, path: Path, timeout_s: float = 10) -> None:
+        super().__init__("localhost", timeout=timeout_s)
         self._path = path
 
     def connect(self) -> None:
@@ -43,7 +47,7 @@ def ask(socket_path: Path, path: str, body: Any = None) -> Any:
     Raises:
         LocalApiError: Not running, no rights, or an error answer; the text says which.
     """
-    connection = _UnixConnection(socket_path)
+    connection = _UnixConnection(socket_path, 10 if body is None else 40)
     try:
         if body is None:
             connection.request("GET", path)
@@ -60,7 +64,7 @@ def ask(socket_path: Path, path: str, body: Any = None) -> Any:
     finally:
         connection.close()
     if response.status != 200:
-        raise LocalApiError(answer.get("error", f"HTTP {response.status}"))
+        raise Answered(answer.get("error", f"HTTP {response.status}"))
     return answer
 
 
@@ -79,7 +83,7 @@ def judge(status: dict[str, Any]) -> list[str]:
     if (queue["lag_s"] or 0) > LAG_WARNING_S:
         remarks.append(f"the oldest waiting event is {queue['lag_s']:.0f} s old")
     if queue["parked"]:
-        remarks.append(f"{queue['parked']} events are parked: edge-gateway events --status parked")
+        remarks.append(f"{queue['parked']} events are parked: edge-gateway events --status parked; then resend or discard")
     if cloud and cloud["state"] != "ready":
         remarks.append(f"the cloud link is {cloud['state']}: {cloud.get('last_error') or 'connecting'}")
     if not status.get("mqtt", {}).get("listening", True):
@@ -132,6 +136,12 @@ def render(status: dict[str, Any]) -> None:
         console.print(
             f"queue    {queue['pending']} pending, {queue['deployed']} deployed, {queue['parked']} parked,"
             f" lag {queue['lag_s']:.1f} s"
+        )
+    if queue.get("acked") is not None:
+        console.print(
+            f"         {queue['accepted']} accepted so far: {queue['acked']} acked by the cloud,"
+            f" {queue['pending'] + queue['pending_express']} pending, {queue['parked']} parked,"
+            f" {queue['discarded']} discarded"
         )
     console.print(f"store    {_outlook(status.get('forecast') or {})}")
     console.print(f"mqtt     port {status['mqtt']['port']}, {status['mqtt']['connections']} connections")

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from starlette.requests import Request
     from starlette.responses import Response
 
+    from gateway.web.orders import Orders
+
 MAX_ROWS = 10_000
 MAX_BODY_BYTES = 65_536
 
@@ -33,6 +35,7 @@ class LocalApi:
     """
 
     name = "api"
+    orders: Orders | None = None
     claim: Callable[[str, str], Awaitable[ClaimStatus]] | None = None
     sync: Callable[[bool], Awaitable[dict[str, Any]]] | None = None
 
@@ -60,6 +63,7 @@ class LocalApi:
                 Route("/sync", self._get_sync),
                 Route("/claim", self._post_claim, methods=["POST"]),
                 Route("/metrics", self._get_metrics),
+                *(self.orders.routes() if self.orders else ()),
             ]
         )
 
