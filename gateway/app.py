@@ -140,6 +140,7 @@ class Gateway:
                         "rules": lambda: {"chains": rules.chains(), "problems": rules.problems()},
                         "devices": lambda: _devices(state, inlet),
                         "removed_devices": lambda: sorted(state.setting(REMOVED) or ()),
+                        "untaken_devices": downlink.sync.untaken,
                         "mqtt": broker.status,
                     }
 

@@ -749,6 +749,12 @@ class DeviceCommands(Protocol):
         """The cloud's answer to a call that a device made."""
         ...
 
+    async def announce_again(self, announced_ms: Mapping[UUID, int]) -> Sequence[UUID]:
+        """Devices made here that a completed sync did not bring, and when each was announced last. Those whose
+        announcement is confirmed are announced once more, ahead of what waits; which they are.
+        """
+        ...
+
     async def append_event(self, type_: str, action: str, entity_id: UUID | None, body: Json | None = None) -> None:
         """Queue one event (requests for attributes, relations, credentials …)."""
         ...

@@ -109,6 +109,12 @@ def judge(status: dict[str, Any]) -> list[str]:
         f"device {name!r} was deleted in the cloud, or is no longer assigned to this edge: its data is not taken"
         for name in status.get("removed_devices", ())
     ]
+    if names := status.get("untaken_devices"):
+        remarks.append(
+            f"{len(names)} devices that were announced to the cloud did not come with its last sync, such as"
+            f" {names[0]!r}: what they say may be lost there. Is the tenant's quota of devices used up? They were"
+            " announced again"
+        )
     remarks += [f"rule problem: {problem}" for problem in status["rules"]["problems"]]
     return remarks
 

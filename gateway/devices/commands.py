@@ -11,6 +11,7 @@ from uuid import UUID
 
 import orjson
 
+from gateway.devices.announcing import untaken
 from gateway.devices.claims import CLAIM
 from gateway.devices.identity import change_identity, moved_to, old_edge_reason, park_portions
 from gateway.devices.inlet import OWED, Inlet
@@ -367,6 +368,22 @@ class Commands:
     async def answer_device(self, device_id: UUID, request_id: int, session_id: str | None, response: str) -> None:
         """The cloud's answer to a call that a device made; nothing durable depends on it."""
         self._rpc.server_answered(device_id, request_id, session_id, response)
+
+    async def announce_again(self, announced_ms: Mapping[UUID, int]) -> Sequence[UUID]:
+        """Those whose announcement is confirmed go up once more, in the express lane: their data may wait behind."""
+        ids: Sequence[UUID] = ()
+        if self._events is not None and announced_ms:
+            with suppress(TransientError):  # the store does not answer: the next sync will tell again
+                ids = await untaken(announced_ms, self._events)
+        if ids:
+            now_ms, added = self._clock.now_ms(), Action.ADDED.value
+            events = [
+                CloudEvent(type="DEVICE", action=added, entity_id=id_, created_ms=now_ms, lane=Lane.EXPRESS)
+                for id_ in ids
+            ]
+            await self._pipeline.commit([AppendEvent(event) for event in events])
+            self._counters.add("devices.announced_again", len(ids))
+        return ids
 
     async def append_event(self, type_: str, action: str, entity_id: UUID | None, body: Json | None = None) -> None:
         """Queue one event."""

@@ -184,7 +184,16 @@ class Dispatcher:
                 log.debug("downlink: %s is acknowledged and not kept", name)
 
     async def _sync_completed(self) -> None:
-        await self._commit([SaveSetting(SYNC_MS, self._clock.now_ms()), SaveSetting(SYNC_REPORT, self.sync.finish())])
+        again = await self._devices.announce_again(self.sync.ours_unnamed())
+        report = self.sync.finish(again)
+        await self._commit([SaveSetting(SYNC_MS, self._clock.now_ms()), SaveSetting(SYNC_REPORT, report)])
+        if names := self.sync.untaken():
+            log.warning(
+                "cloud: the sync did not bring %d devices that were made here and announced, such as %s: is the"
+                " tenant's quota of devices used up? They are announced again",
+                len(names),
+                ", ".join(map(repr, names[:3])),
+            )
         if self._state.setting("sync_done") is not True:
             await self._commit([SaveSetting("sync_done", True)])
             identity = self._state.identity()

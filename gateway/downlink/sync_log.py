@@ -6,7 +6,7 @@ when somebody asks: a device keeps the JSON that the cloud sent beside its own f
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any, Final
@@ -92,7 +92,26 @@ class SyncLog:
         elif len(self._other_credentials) < MOST_LISTED:
             self._other_credentials[device_id] = str(json.get("credentialsType"))
 
-    def finish(self) -> Json:
+    def ours_unnamed(self) -> dict[UUID, int]:
+        """Devices made here before this sync that no sync has ever named, with when they were announced last."""
+        running, last = self._running, self._report() or {}
+        if running is None:
+            return {}
+        again = set(last.get("announced_again", ()))
+        ours = (
+            (device.id, last["completed_ms"] if str(device.id) in again else device.created_ms)
+            for device in self._state.devices()
+            if device.origin == Origin.EDGE and device.json is None and device.id not in running.mentioned
+        )
+        return dict(islice(((id_, ms) for id_, ms in ours if ms < running.started_ms), MOST_LISTED))
+
+    def untaken(self) -> list[str]:
+        """Names of devices that were announced again after the last sync; the next one may bring them."""
+        report = self._report() or {}
+        found = (self._state.device(UUID(id_)) for id_ in report.get("announced_again", ()))
+        return [device.name for device in found if device is not None and device.json is None]
+
+    def finish(self, announced_again: Sequence[UUID] = ()) -> Json:
         """The sync is complete: its report, to be kept as `SYNC_REPORT`.
 
         What was made here since the sync before is left out: it is announced after this one.
@@ -114,6 +133,7 @@ class SyncLog:
             "attempts": done.attempts,
             "rejections": done.rejections,
             "rejected": done.rejected,
+            "announced_again": [str(id_) for id_ in announced_again],
             "unnamed": unnamed[:MOST_LISTED],
             "unnamed_beyond": max(0, len(unnamed) - MOST_LISTED),
         }

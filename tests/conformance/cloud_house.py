@@ -141,7 +141,7 @@ class CloudHouse:
         self.pipeline = Pipeline(self.rules, self.committer, self.state, counters)
         self.rpc = RpcDesk(self.pipeline, self.state, clock, counters)
         self.inlet = Inlet(self.state, self.pipeline, self.committer, self.rpc, clock, counters)
-        self.commands = Commands(self.state, self.pipeline, self.inlet, self.rpc, clock)
+        self.commands = Commands(self.state, self.pipeline, self.inlet, self.rpc, clock, self.store.events)
         self.downlink = Dispatcher(self.commands, self.rules, self.pipeline.commit, self.state, clock, counters)
         self._tasks = [asyncio.create_task(self.committer.serve()), asyncio.create_task(self.rpc.serve())]
         changes = found_devices(self._wanted, self.state, clock.now_ms())

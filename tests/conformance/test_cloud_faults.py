@@ -15,6 +15,7 @@ from gateway.cloud.pb import edge_pb2
 from gateway.cloudsim import Flavour
 from gateway.cloudsim.faults import FaultSettings
 from gateway.cloudsim.options import CustomerKind
+from gateway.domain.downlink import SYNC_MS
 from gateway.domain.rpc import RpcResponse
 from gateway.domain.telemetry import TsKv
 from tests.conformance.cloud_house import CloudHouse, connected, strict_sim, until
@@ -342,6 +343,46 @@ async def test_a_device_beyond_the_quota_does_not_stop_the_others(tmp_path):
             house.arrived(taken)
             assert sim.state()["connects"] == 1
             house.unblemished()
+
+
+async def test_a_device_beyond_the_quota_is_noticed_and_announced_again_with_each_sync_until_the_cloud_takes_it(
+    tmp_path,
+):
+    async with strict_sim() as sim:
+        sim.faults.update({"device_quota": 3})  # two are the cloud's own
+        async with CloudHouse(tmp_path, sim, TWO) as house:
+            house.connect()
+            await house.ready()
+            await asyncio.gather(*(house.post(name, 5) for name in TWO))
+            await house.settled()
+            (missing,) = [name for name in TWO if sim.world.named("DEVICE", name) is None]
+            assert house.downlink.sync.untaken() == []
+            for syncs in (1, 2):  # the quota is still used up
+                await _synced_again(sim, house)
+                assert house.downlink.sync.untaken() == [missing]
+                await until(lambda times=syncs: sim.state()["quota_reached"] == 1 + times, "announced again")
+                await house.settled()
+                assert house.counters.get("devices.announced_again") == syncs
+            sim.faults.update({"device_quota": None})
+            await _synced_again(sim, house)
+            await until(lambda: sim.world.named("DEVICE", missing), "taken at last")
+            before = sim.device_state(missing)["events"]
+            await house.post(missing, 5)
+            await house.settled()
+            assert sim.device_state(missing)["events"] == before + 5
+            assert sim.device_state(missing)["credentials_type"] == "ACCESS_TOKEN"
+            await _synced_again(sim, house)
+            assert house.downlink.sync.untaken() == []
+            assert house.counters.get("devices.announced_again") == 3
+            house.unblemished()
+
+
+async def _synced_again(sim, house):
+    before, connects = house.state.setting(SYNC_MS), sim.state()["connects"]
+    await asyncio.sleep(0.002)  # the reports are told apart by the millisecond
+    await sim.reset()
+    await until(lambda: sim.state()["connects"] > connects and house.state.setting(SYNC_MS) != before, "synced again")
+    await house.ready()
 
 
 async def test_another_identity_gets_our_devices_anew(tmp_path):
