@@ -1,8 +1,8 @@
 """`ResponseMsg` bytes → what the cloud said (`session.LinkEvent`), its commands in the order of application.
 
 Unknown fields and kinds are tolerated. A part that cannot be read does not take its neighbours with it:
-the others are applied, and the answer names the broken one. Broken entity data is only counted as
-ignored: a refusal of it would be repeated for two minutes and block everything behind it.
+the others are applied, and the broken one is named. Of entity data a broken value or a null is left out and
+counted as ignored.
 """
 
 from __future__ import annotations
@@ -121,25 +121,25 @@ def _downlink(message: edge_pb2.DownlinkMsg) -> DownlinkReceived:
             else:
                 if command is not None:
                     commands.append(command)
-    return DownlinkReceived(
-        Downlink(message.downlinkMsgId, commands), "; ".join(broken), has_entity_data=bool(message.entityData)
-    )
+    return DownlinkReceived(Downlink(message.downlinkMsgId, commands), "; ".join(broken))
 
 
 def _entity_data(data: edge_pb2.EntityDataProto, commands: list[Command]) -> None:
     try:
         entity = EntityId(data.entityType, required_uuid(data.entityIdMSB, data.entityIdLSB, "entity data"))
         if data.HasField("postTelemetryMsg"):
-            series = [TsKv(item.ts, _values(item.kv)) for item in data.postTelemetryMsg.tsKvList]
-            commands.append(TelemetryReceived(entity, series))
+            series = [TsKv(item.ts, _values(item.kv, commands)) for item in data.postTelemetryMsg.tsKvList]
+            commands.append(TelemetryReceived(entity, [item for item in series if item.values]))
         ts_ms = data.attributeTs if data.HasField("attributeTs") else None
         if data.HasField("postAttributesMsg"):
             scope = data.postAttributeScope or AttributeScope.CLIENT_SCOPE.value  # 3.7 leaves it out
-            values = _values(data.postAttributesMsg.kv)
-            commands.append(AttributesReceived(entity, _checked(scope), values, ts_ms, is_post=True))
+            values = _values(data.postAttributesMsg.kv, commands)
+            posted = AttributesReceived(entity, _checked(scope), values, ts_ms, is_post=True)
+            commands += [posted] if values else []
         if data.HasField("attributesUpdatedMsg"):
-            values = _values(data.attributesUpdatedMsg.kv)
-            commands.append(AttributesReceived(entity, _checked(data.postAttributeScope), values, ts_ms))
+            values = _values(data.attributesUpdatedMsg.kv, commands)
+            updated = AttributesReceived(entity, _checked(data.postAttributeScope), values, ts_ms)
+            commands += [updated] if values else []
         if data.HasField("attributeDeleteMsg"):
             removed = data.attributeDeleteMsg
             commands.append(AttributesRemoved(entity, _checked(removed.scope), list(removed.attributeNames)))
@@ -153,11 +153,23 @@ def _checked(scope: str) -> str:
     return scope
 
 
-def _values(pairs: Iterable[queue_pb2.KeyValueProto]) -> dict[str, Value]:
-    return {pair.key: _value(pair) for pair in pairs}
+def _values(pairs: Iterable[queue_pb2.KeyValueProto], commands: list[Command]) -> dict[str, Value]:
+    """By key. A null is no value (nothing is stored, what was there stays), and neither is JSON that is broken."""
+    values: dict[str, Value] = {}
+    for pair in pairs:
+        try:
+            value = _value(pair)
+        except RejectedError as error:
+            commands.append(Ignored(f"entityData: {error}"))
+            continue
+        if value is None:
+            commands.append(Ignored(f"entityData: the value of {pair.key!r} is null"))
+        else:
+            values[pair.key] = value
+    return values
 
 
-def _value(pair: queue_pb2.KeyValueProto) -> Value:
+def _value(pair: queue_pb2.KeyValueProto) -> Value | None:
     match pair.type:
         case queue_pb2.BOOLEAN_V:
             return pair.bool_v
@@ -166,7 +178,7 @@ def _value(pair: queue_pb2.KeyValueProto) -> Value:
         case queue_pb2.DOUBLE_V:
             return pair.double_v
         case queue_pb2.JSON_V:
-            value: Value = _json(pair.json_v, f"value of {pair.key!r}")
+            value: Value | None = _json(pair.json_v, f"value of {pair.key!r}")
             return value
         case _:
             return pair.string_v

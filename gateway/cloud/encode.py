@@ -107,11 +107,14 @@ def encode_probe(uplink_id: int) -> bytes:
     ).SerializeToString()
 
 
-def encode_ack(downlink_id: int, error: str = "") -> bytes:
-    """Acknowledge one downlink; the type is UPLINK, another one would be ignored."""
+def encode_ack(downlink_id: int) -> bytes:
+    """Acknowledge one downlink; the type is UPLINK, another one would be ignored.
+
+    Always as a success: a server may repeat what is refused for two minutes, and hold back what stands behind it.
+    """
     return edge_pb2.RequestMsg(
         msgType=edge_pb2.UPLINK_RPC_MESSAGE,
-        downlinkResponseMsg=edge_pb2.DownlinkResponseMsg(success=not error, errorMsg=error, downlinkMsgId=downlink_id),
+        downlinkResponseMsg=edge_pb2.DownlinkResponseMsg(success=True, downlinkMsgId=downlink_id),
     ).SerializeToString()
 
 

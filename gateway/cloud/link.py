@@ -12,6 +12,7 @@ import asyncio
 import contextlib
 import itertools
 import logging
+from collections import deque
 from collections.abc import Sequence
 from typing import Any, Final
 from urllib.parse import quote
@@ -40,7 +41,7 @@ from gateway.cloud.session import (
 from gateway.cloud.tls import WARN_DAYS, Expiry, file_expiries, not_after_ms, read_pair, read_roots
 from gateway.config import CloudConfig
 from gateway.domain.cloud_event import Lane, StoredEvent
-from gateway.domain.downlink import EdgeConfigured, SyncCompleted
+from gateway.domain.downlink import EdgeConfigured, EntityUpdated, SyncCompleted
 from gateway.domain.entity import EdgeIdentity
 from gateway.errors import GatewayError, LinkLost, RefusedError, RejectedError, TransientError
 from gateway.ports import Clock, DownlinkHandler, StateReader, UplinkAnswer
@@ -56,6 +57,8 @@ _WATCH_S: Final = 0.5
 _CERTIFICATES_S: Final = 86_400.0  # between two looks at them
 _STREAM_OVER: Final = (grpc.aio.AioRpcError, asyncio.InvalidStateError)
 _LARGEST_ID: Final = (1 << 31) - 2
+_REFUSED: Final = 50  # downlinks that are listed in the status
+_REASON_CHARS: Final = 500
 
 Call = Any  # bytes both ways; the stubs of grpc.aio know only half of a call
 
@@ -104,6 +107,7 @@ class GrpcLink:
         self._expiries: dict[str, Expiry] = {}
         self._expiries_told: set[Expiry] = set()
         self._certificates_due_s = 0.0
+        self._refused: deque[dict[str, Any]] = deque(maxlen=_REFUSED)
 
     # ── as the sender sees it ────────────────────────────────────────────────────────────────
 
@@ -169,6 +173,10 @@ class GrpcLink:
             "session": self._number,
             "in_flight": len(self._pending),
             "edge": self._identity_name,
+            "refused_downlinks": {
+                "count": self._counters.get("cloud.downlinks_rejected"),
+                "last": list(self._refused),
+            },
             "server": f"{self._config.host}:{self._config.port}",
             "certificates": [
                 {
@@ -382,12 +390,13 @@ class GrpcLink:
             event, task = await applying.get()
             error = await task
             self._counters.add("cloud.downlinks")
-            if error:
+            if error:  # final: what may succeed later has no answer yet
                 self._counters.add("cloud.downlinks_rejected")
                 log.warning("a message from the cloud could not be applied: %s", error)
-                if event.has_entity_data:
-                    error = ""
-            self._post(encode_ack(event.downlink.id, error), is_urgent=True)
+                self._refused.append(
+                    {"at_ms": self._clock.now_ms(), "what": _contents(event), "reason": error[:_REASON_CHARS]}
+                )
+            self._post(encode_ack(event.downlink.id), is_urgent=True)
             if any(isinstance(command, SyncCompleted) for command in event.downlink.commands):
                 self._synced()
             applying.task_done()
@@ -472,6 +481,15 @@ def _identities(event: DownlinkReceived | EdgeChanged) -> list[EdgeIdentity]:
     if isinstance(event, EdgeChanged):
         return [event.identity]
     return [command.identity for command in event.downlink.commands if isinstance(command, EdgeConfigured)]
+
+
+def _contents(event: DownlinkReceived) -> str:
+    """What a message is about, for a person: kinds and ids, no values."""
+    parts = [
+        f"{command.type} {command.id or ''}".strip() if isinstance(command, EntityUpdated) else type(command).__name__
+        for command in event.downlink.commands
+    ]
+    return ", ".join(parts[:5]) + (f" and {len(parts) - 5} more" if len(parts) > 5 else "")
 
 
 def _check_edition(identity: EdgeIdentity) -> None:

@@ -65,13 +65,11 @@ class EdgeChanged:
 class DownlinkReceived:
     """Something to apply and to acknowledge.
 
-    `broken` names the parts that could not be read, empty when all could. `has_entity_data`: a refusal
-    would be sent again for two minutes and block everything behind it, so there is none.
+    `broken` names the parts that could not be read, empty when all could.
     """
 
     downlink: Downlink
     broken: str = ""
-    has_entity_data: bool = False
 
 
 @dataclass(frozen=True, slots=True)

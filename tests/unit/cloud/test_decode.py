@@ -60,9 +60,7 @@ def test_the_verdict_on_an_uplink():
 def test_shared_attributes():
     values = {"on": True, "setpoint": -5, "gain": 0.5, "note": "été", "plan": [1, {"a": None}]}
     command = AttributesReceived(EntityId("DEVICE", DEVICE_ID), "SHARED_SCOPE", values, TS)
-    assert decode_response(vector("down_shared_attributes")) == DownlinkReceived(
-        Downlink(12, [command]), has_entity_data=True
-    )
+    assert decode_response(vector("down_shared_attributes")) == DownlinkReceived(Downlink(12, [command]))
 
 
 def test_a_call_with_request_id_0():
@@ -217,8 +215,25 @@ def test_entity_data_that_can_never_be_applied_is_ignored():
     }
     event = read(entityData=[bad_scope, bad_json, {"entityType": "DEVICE"}])
     assert not event.broken
-    assert event.has_entity_data
     assert [type(command) for command in event.downlink.commands] == [Ignored] * 3
+
+
+def test_a_null_and_a_broken_value_do_not_take_their_neighbours_with_them():
+    values = [
+        {"key": "nothing", "type": 4, "json_v": "null"},
+        {"key": "broken", "type": 4, "json_v": ""},
+        {"key": "good", "type": 4, "json_v": '{"a":null}'},
+    ]
+    scope = {"postAttributeScope": "SHARED_SCOPE"}
+    series = [{"ts": TS, "kv": values}, {"ts": TS, "kv": values[:1]}]
+    for part in ({"attributesUpdatedMsg": {"kv": values}, **scope}, {"postTelemetryMsg": {"tsKvList": series}}):
+        commands = read(entityData=[{**ENTITY, **part}]).downlink.commands
+        (kept,) = [command for command in commands if not isinstance(command, Ignored)]
+        found = kept.values if isinstance(kept, AttributesReceived) else [item.values for item in kept.series]
+        assert found in ({"good": {"a": None}}, [{"good": {"a": None}}])
+        assert any("'nothing' is null" in command.name for command in commands if isinstance(command, Ignored))
+    only_null = {**ENTITY, "attributesUpdatedMsg": {"kv": values[:1]}, **scope}
+    assert [type(command) for command in read(entityData=[only_null]).downlink.commands] == [Ignored]
 
 
 def test_attributes_removed_and_posted():

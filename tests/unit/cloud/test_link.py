@@ -376,7 +376,7 @@ async def test_answers_are_read_while_a_downlink_waits_for_the_disk():
             assert len(handler.downlinks) == 1
 
 
-async def test_what_cannot_be_applied_is_answered_with_its_reason():
+async def test_what_cannot_be_applied_is_acknowledged_and_listed_with_its_reason():
     acks = []
 
     async def conduct(peer):
@@ -392,14 +392,13 @@ async def test_what_cannot_be_applied_is_answered_with_its_reason():
         await hold(peer)
 
     handler = Handler()
-    async with serving(conduct) as (_, port), running(make(port, handler)):
+    async with serving(conduct) as (_, port), running(link := make(port, handler)):
         await until(lambda: len(acks) == 4)
-    assert [(ack.success, ack.errorMsg) for ack in acks] == [
-        (False, "deviceUpdateMsg: the entity is not JSON"),
-        (False, "no such thing"),
-        (True, ""),  # entity data: a refusal would be repeated for two minutes
-        (True, ""),
-    ]
+        refused = link.status()["refused_downlinks"]
+    assert [ack.success for ack in acks] == [True] * 4  # a refusal would be repeated for two minutes
+    assert refused["count"] == 3
+    reasons = [one["reason"] for one in refused["last"]]
+    assert reasons == ["deviceUpdateMsg: the entity is not JSON", "no such thing", "no such thing"]
 
 
 async def test_a_change_of_the_edge_is_told_and_not_acknowledged():
