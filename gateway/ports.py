@@ -124,8 +124,10 @@ class DeviceSession(Protocol):
         """Pushes wait for the subscription; then the device is told the newest value of what changed meanwhile."""
         ...
 
-    def subscribe_rpc(self, is_on: bool) -> None:
-        """Pending calls are handed over at once."""
+    def subscribe_rpc(self, is_on: bool, again_s: float = 0.0) -> None:
+        """Pending calls are handed over at once. Off with `again_s`: it will ask again within so many seconds, and
+        counts as connected until then: a call waits for it.
+        """
         ...
 
     def claim(self, secret_key: str, duration_ms: int) -> Receipt:
@@ -680,7 +682,8 @@ class DownlinkHandler(Protocol):
         order of the calls is kept between downlinks about the same thing.
 
         Raises:
-            RejectedError: Answered with `success=false` and the text; what came before it stays applied.
+            RejectedError: It can never be applied: acknowledged all the same, counted and shown with the text; a refusal
+                would hold up the cloud's queue. What came before it stays applied.
         """
         ...
 

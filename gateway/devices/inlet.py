@@ -45,6 +45,7 @@ class Session:
 
     __slots__ = (
         "_entity",
+        "_expected_s",
         "_inlet",
         "_last_receipt",
         "channel",
@@ -66,6 +67,7 @@ class Session:
         self.is_open = True
         self.hears_attributes = False
         self.hears_rpc = False
+        self._expected_s = 0.0  # until when it counts as connected though it does not ask now
         self.opened_ms = self.last_activity_ms = now_ms
         self.readings = 0
         self._entity = device.entity_id
@@ -156,12 +158,18 @@ class Session:
             # Behind everything that is on its way to the disk: only then are the newest values known.
             self._inlet.pipeline.commit(()).add_done_callback(lambda _: self._inlet.deliver_owed(self))
 
-    def subscribe_rpc(self, is_on: bool) -> None:
-        """Pending calls are handed over at once."""
+    def subscribe_rpc(self, is_on: bool, again_s: float = 0.0) -> None:
+        """Pending calls are handed over at once; with `again_s` they wait for it so long."""
         self.hears_rpc = is_on
+        self._expected_s = self._inlet.clock.monotonic_s() + again_s
         if is_on:
             self._inlet.rpc.device_listens(self.device.id)
             self._inlet.notices.tell(self.device.id)
+
+    @property
+    def asks_again(self) -> bool:
+        """It does not hear calls at the moment, and is expected to ask for them."""
+        return self.is_open and self._inlet.clock.monotonic_s() < self._expected_s
 
     def become(self, device: Device) -> None:
         """What it says from here on is of this device."""

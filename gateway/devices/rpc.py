@@ -224,7 +224,8 @@ class RpcDesk:
             entry.listening.clear()
             session = self.session_of(device_id)
             if session is None or not session.hears_rpc:
-                if request.is_oneway and not request.is_persisted:
+                is_away = session is None or not session.asks_again
+                if is_away and request.is_oneway and not request.is_persisted:
                     return RpcResponse(error=RpcError.NO_ACTIVE_CONNECTION)
                 await entry.listening.wait()
                 continue

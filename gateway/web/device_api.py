@@ -254,7 +254,7 @@ class DeviceApi:
 
     async def _poll_calls(self, visit: Visit, request: Request) -> Response:
         timeout_s = _poll_s(request)
-        return await self._poll(visit, request, visit.poll_calls(), timeout_s)
+        return await self._poll(visit, request, visit.poll_calls(timeout_s), timeout_s)
 
     async def _poll(self, visit: Visit, request: Request, poll: Poll, timeout_s: float) -> Response:
         from starlette.background import BackgroundTask

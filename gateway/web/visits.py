@@ -40,6 +40,7 @@ class Poll:
         default_factory=lambda: asyncio.get_running_loop().create_future()
     )
     sent: asyncio.Future[None] | None = None
+    again_s: float = 0.0  # its device counts as connected for so long after its end
 
     def was_sent(self) -> None:
         """The answer is on the wire."""
@@ -77,9 +78,9 @@ class Visit:
         self.session.subscribe_attributes(True)
         return poll
 
-    def poll_calls(self) -> Poll:
-        """Wait for a call; one that waits already comes at once."""
-        poll = Poll()
+    def poll_calls(self, timeout_s: float = 0.0) -> Poll:
+        """Wait for a call; one that waits already comes at once. The next poll is expected within `timeout_s` more."""
+        poll = Poll(again_s=timeout_s)
         self._call_polls.append(poll)
         self.session.subscribe_rpc(True)
         return poll
@@ -93,7 +94,7 @@ class Visit:
         elif poll in self._call_polls:
             self._call_polls.remove(poll)
             if not self._call_polls:
-                self.session.subscribe_rpc(False)
+                self.session.subscribe_rpc(False, poll.again_s)
 
     def send_attributes(self, values: Mapping[str, Value]) -> None:
         """Changed shared attributes."""
@@ -116,7 +117,7 @@ class Visit:
         body = orjson.dumps({"id": rpc_id, "method": request.method, "params": request.params})
         poll.answer.set_result((200, body))
         if not self._call_polls:
-            self.session.subscribe_rpc(False)
+            self.session.subscribe_rpc(False, poll.again_s)
         return poll.sent
 
     def close(self, reason: str) -> None:

@@ -59,7 +59,7 @@ class FakeSession:
     def subscribe_attributes(self, is_on: bool) -> None:
         self.has_attributes = is_on
 
-    def subscribe_rpc(self, is_on: bool) -> None:
+    def subscribe_rpc(self, is_on: bool, again_s: float = 0.0) -> None:
         self.has_rpc = is_on
 
     def touch(self) -> None:

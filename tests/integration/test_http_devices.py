@@ -376,6 +376,28 @@ async def test_a_one_way_call_is_done_when_it_is_sent():
         assert place.house.counters.get("rpc.answered") == 1
 
 
+async def test_a_one_way_call_between_two_polls_waits_for_the_next_one():
+    async with site() as place, place.client() as client:
+        house = place.house
+        assert (await client.get("/secret-token/rpc?timeout=50")).status_code == 408
+        for number in range(2):  # after a poll without a call, and after one with
+            await house.commands.call_device(house.call(place.device, is_oneway=True, method=f"m{number}"))
+            assert house.rpc.open_calls() == 1
+            assert (await client.get("/secret-token/rpc?timeout=5000")).json()["method"] == f"m{number}"
+            await house.rpc_done()
+        assert [answer.get("error") for answer in house.answers()] == [None, None]
+
+        # It does not come back: the call's own deadline, and then its poll time is over as well.
+        await house.commands.call_device(house.call(place.device, is_oneway=True))
+        await house.clock.advance(4)
+        assert house.rpc.open_calls() == 1
+        await house.clock.advance(6)
+        await house.rpc_done()
+        await house.commands.call_device(house.call(place.device, is_oneway=True))
+        await house.rpc_done()
+        assert [answer.get("error") for answer in house.answers()[2:]] == ["NO_ACTIVE_CONNECTION"] * 2
+
+
 async def test_a_call_waits_for_the_next_poll_when_the_device_left_the_last_one():
     async with site() as place, place.client() as client:
         poll = await polling(place, client, "rpc")
