@@ -22,13 +22,14 @@ from gateway.domain.changes import (
 from gateway.errors import RejectedError, TransientError
 from gateway.ports import Clock, Receipt, Store
 from gateway.store.full import BULK_ACTIONS, StoreFullError, must_wait
-from gateway.supervise import Backoff, Counters
+from gateway.supervise import STEADY_S, Backoff, Counters
 
 log = logging.getLogger(__name__)
 
 GROUP_UNITS: Final = 2_000
 GROUP_BYTES: Final = 8 << 20
 _PATIENT: Final = (SaveTelemetry, SaveAttributes, MoveCursor)
+_REASONS: Final = 20  # remembered in one outage
 FIRST_RETRY_S, LONGEST_RETRY_S, LONGEST_FULL_RETRY_S = 0.1, 5.0, 1.0
 
 _Item = tuple[UnitOfWork, Receipt]
@@ -66,6 +67,8 @@ class GroupCommitter:
         self._is_congested = False
         self._since_s = self._taken_s = self._retry_s = 0.0
         self._outage = ""
+        self._told: set[str] = set()  # reasons of this outage; it lasts until all has been well for `STEADY_S`
+        self._telling: asyncio.Task[None] | None = None
         self._full_backoff = Backoff(FIRST_RETRY_S, LONGEST_FULL_RETRY_S)
         self.last_commit_s = 0.0
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -147,6 +150,14 @@ class GroupCommitter:
         """Commit what waits, for ever. When it is cancelled, a group on its way stays first in line."""
         if self._group:
             self._back(self._group)
+        try:
+            await self._serve()
+        finally:
+            if self._telling is not None:
+                self._telling.cancel()
+                self._telling = None
+
+    async def _serve(self) -> None:
         backoff = Backoff(FIRST_RETRY_S, LONGEST_RETRY_S)
         while True:
             if not self._waiting and not self._held:
@@ -292,12 +303,26 @@ class GroupCommitter:
         if not self._outage:
             self._outage = str(error)
             self._counters.add("committer.outages")
-            log.warning("committer: %s; receipts wait", error)
+            if self._telling is not None:
+                self._telling.cancel()
+                self._telling = None
+            if self._outage not in self._told:
+                if len(self._told) >= _REASONS:
+                    self._told.clear()
+                self._told.add(self._outage)
+                log.warning("committer: %s; receipts wait", error)
 
     def _end(self) -> None:
         if self._outage and not self._held:
             self._outage = ""
-            log.info("committer: writing again")
+            self._telling = asyncio.create_task(self._tell_when_steady(), name="committer.steady")
+
+    async def _tell_when_steady(self) -> None:
+        """An outage has two lines in the log, however often the store comes and goes."""
+        await self._clock.sleep(STEADY_S)
+        self._told.clear()
+        self._telling = None
+        log.info("committer: writing again")
 
 
 def _is_patient(unit: UnitOfWork) -> bool:

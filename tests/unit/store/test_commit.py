@@ -12,7 +12,7 @@ from gateway.domain.cloud_event import CloudEvent, Lane
 from gateway.domain.entity import EntityId, time_uuid
 from gateway.errors import RejectedError
 from gateway.store import GroupCommitter
-from gateway.supervise import Counters
+from gateway.supervise import STEADY_S, Counters
 from tests.fakes.clock import FakeClock
 from tests.fakes.store import FaultyStore
 
@@ -106,7 +106,30 @@ async def test_an_outage_waits_and_is_logged_twice(caplog):
         await asyncio.gather(*receipts)
         assert desk.done == ["a", "b", "c"]
         assert desk.committer.oldest_waiting_s() == 0
+        await desk.clock.advance(STEADY_S)
     assert [record.levelname for record in caplog.records] == ["WARNING", "INFO"]
+
+
+async def test_a_store_that_comes_and_goes_is_one_outage_in_the_log(caplog):
+    caplog.set_level(logging.INFO)
+    async with serving(Desk()) as desk:
+        for number in range(20):
+            desk.store.is_away = True
+            receipt = desk.submit(str(number))
+            await desk.clock.advance(1)
+            assert desk.committer.problem == "the disk is away"
+            desk.store.is_away = False
+            await desk.clock.advance(10)
+            await receipt
+            assert desk.committer.problem is None
+        assert [record.levelname for record in caplog.records] == ["WARNING"]
+        await desk.clock.advance(STEADY_S)
+        assert [record.levelname for record in caplog.records] == ["WARNING", "INFO"]
+        assert desk.counters.get("committer.outages") == 20
+        desk.store.is_away = True
+        desk.submit("another outage")
+        await desk.clock.advance(1)
+        assert [record.levelname for record in caplog.records] == ["WARNING", "INFO", "WARNING"]
 
 
 async def test_an_empty_unit_is_done_after_everything_before_it():
