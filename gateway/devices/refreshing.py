@@ -61,6 +61,7 @@ class Refreshing:
                     await self._clock.sleep(10 * _TICK_S)
                 else:
                     await self._link.wait_lost()
+            self._questions.sweep()  # what was confirmed so far, was before the outage
             self._lost_s = self._clock.monotonic_s()
 
     async def _lasts(self, session: int) -> bool:
@@ -75,10 +76,10 @@ class Refreshing:
                 return
             unanswered = [entity for entity in unanswered if self._questions.is_waited_for(entity)]
             if todo and len(unanswered) <= MOST_UNANSWERED - PORTION:
-                portion = self._portion(todo)
+                portion, asked_before = self._portion(todo)
+                unanswered += portion + asked_before
                 if portion:
                     await self._ask(portion)
-                    unanswered += portion
             elif todo or unanswered:
                 await self._clock.sleep(_TICK_S)
             else:
@@ -96,17 +97,24 @@ class Refreshing:
         everything.difference_update(left)
         yield from (entity for entity in known if entity in everything)
 
-    def _portion(self, todo: deque[EntityId]) -> list[EntityId]:
+    def _portion(self, todo: deque[EntityId]) -> tuple[list[EntityId], list[EntityId]]:
+        """Whom to ask about next, and whose answer is on its way already."""
         portion: list[EntityId] = []
-        while todo and len(portion) < PORTION:
+        asked_before: list[EntityId] = []
+        while todo and len(portion) + len(asked_before) < PORTION:
             entity = todo.popleft()
-            if not self._is_asked(entity) and self._is_known(entity):
+            if self._is_asked(entity):
+                asked_before.append(entity)
+            elif self._is_known(entity):
                 portion.append(entity)
-        return portion
+        return portion, asked_before
 
     def _is_asked(self, entity: EntityId) -> bool:
+        """Since the outage, or the cloud has heard it since."""
         question = self._questions.find(entity)
-        return question is not None and (question.confirmed_s is None or question.asked_s >= self._lost_s)
+        if question is None:
+            return False
+        return question.confirmed_s is None or question.asked_s >= self._lost_s or question.confirmed_s > self._lost_s
 
     def _is_known(self, entity: EntityId) -> bool:
         if entity.type == "DEVICE":
