@@ -117,7 +117,7 @@ async def test_attributes_are_posted_and_asked_for():
         ("rpc", b'{"params":1}', 500, 'needs a "method"'),
         ("rpc", b'{"method":"m"}', 500, 'needs "params"'),
         ("rpc/x", b"{}", 400, "must be a 32-bit integer"),
-        ("claim", b"", 404, "claiming is not available"),
+        ("claim", b"[]", 500, "a claim must be a JSON object"),
     ],
 )
 async def test_what_cannot_be_taken_gets_the_reason_and_the_connection_stays(path, body, status, text, caplog):
