@@ -79,6 +79,7 @@ class Gateway:
             rpc = RpcDesk(pipeline, state, clock, counters)
             inlet = Inlet(state, pipeline, committer, rpc, clock, counters)
             inlet.provisioning.local = configured_keys(config.provisioning)
+            inlet.sub_devices.max_devices = config.broker.max_devices
             inlet.provisioning.max_devices = config.broker.max_devices
             inlet.claims.is_allowed_by_default = config.provisioning.allow_claiming_by_default
             broker = MqttBroker(config.broker, inlet, clock, counters)
