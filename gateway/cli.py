@@ -8,7 +8,6 @@ import json
 import logging
 import os
 import sys
-import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -120,31 +119,6 @@ def status(config_path: Path | None, as_json: bool) -> None:
     from gateway.status_view import is_healthy
 
     sys.exit(0 if is_healthy(answer) else 1)
-
-
-@main.command()
-@config_option
-@click.option("--status", "wanted", type=click.Choice(["pending", "deployed", "parked"], case_sensitive=False))
-@click.option("--limit", default=20, show_default=True, type=click.IntRange(1, 10_000))
-@click.option("--before", type=int, help="Only events with a smaller seq_id.")
-@click.option("--json", "as_json", is_flag=True, help="One JSON array.")
-def events(config_path: Path | None, wanted: str | None, limit: int, before: int | None, as_json: bool) -> None:
-    """Cloud events, newest first."""
-    query = f"?limit={limit}" + (f"&status={wanted}" if wanted else "") + (f"&before={before}" if before else "")
-    rows = _ask(_load(config_path)[1], f"/events{query}")
-    if as_json:
-        click.echo(json.dumps(rows, indent=2))
-        return
-    for row in rows:
-        moment = time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(row["createdTime"] / 1000))
-        body = (row["entityBody"] or "")[:100]
-        reason = f"  refused {row['tries']} times: {row['reason']}" if "reason" in row else ""
-        click.echo(
-            f"{row['seqId']:>8} {row['lane'].lower():<7} {moment}Z {row['status']:<8} {row['type']}/{row['action']}"
-            f" {row['entityId'] or ''} {body}{reason}"
-        )
-    if not rows:
-        click.echo("no events", err=True)
 
 
 @main.command()
