@@ -6,6 +6,7 @@ import json
 import logging
 import ssl
 import subprocess
+import sys
 import threading
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -24,7 +25,7 @@ from gateway.domain.entity import Device, DeviceProfile, time_uuid
 from gateway.domain.onboarding import certificate_hash, certificate_line
 from gateway.supervise import SystemClock
 from gateway.web import DeviceHttp
-from tests.e2e.parts import until
+from tests.e2e.parts import CloudProcess, GatewayProcess, until
 from tests.fakes.clock import FakeClock
 from tests.fakes.house import House, settle
 from tests.integration.broker_peer import PATIENCE_S, Peer
@@ -416,3 +417,48 @@ async def test_paho_with_a_certificate(paper):
             client.disconnect()
             await asyncio.to_thread(client.loop_stop)
         assert house.rules.seen[0].data == {"t": 1}
+
+
+@pytest.mark.server
+async def test_who_was_told_a_token_has_it_after_kill_9_and_the_cloud_knows_the_device(tmp_path):
+    """Provisioned, killed, started again, claimed from the command line."""
+    keys = [{"profile": "sensor", "key": "key", "secret": "s3cret"}]
+    async with (
+        CloudProcess(tmp_path) as cloud,
+        GatewayProcess(tmp_path, cloud.grpc_port, provisioning={"keys": keys}) as gateway,
+    ):
+        async with peer(gateway, user_name="provision") as here:
+            here.publish(REQUEST, orjson.dumps(ASKED), 1, 1)
+            answer = (await receive_all(here, 3))[2]
+            assert orjson.loads(answer.payload) == SUCCESS
+            await gateway.kill()
+        await gateway.start()
+        async with peer(gateway, user_name="tok") as here:
+            assert await here.receive() == Connack(False, 0)
+            here.publish("v1/devices/me/claim", b'{"secretKey":"k"}', 1, 2)
+            assert await here.receive() == Ack(PUBACK, 2)
+
+        async def is_known():
+            device = await cloud.device("D")
+            return device.get("profile", device.get("type")) == "sensor"
+
+        await until(is_known, 15, "the cloud knows the device")
+
+        def claim(key):
+            command = [
+                sys.executable,
+                "-m",
+                "gateway",
+                "claim",
+                "D",
+                "-c",
+                str(gateway.config_path),
+                "--secret",
+                key,
+            ]
+            done = subprocess.run(command, capture_output=True, text=True, timeout=20)
+            return done.returncode, done.stdout.partition(":")[0], done.stderr
+
+        said = [await asyncio.to_thread(claim, key) for key in ("wrong", "k", "k")]
+        assert said == [(1, "FAILURE", ""), (0, "SUCCESS", ""), (1, "CLAIMED", "")]
+        assert "s3cret" not in gateway.log()
