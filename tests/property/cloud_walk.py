@@ -120,6 +120,7 @@ class Walk:
                 batch_timeout_ms=5,
                 retry_interval_ms=15,
                 max_retries=3,
+                rate_limit_pause_s=0.3,
                 **self._cloud,
             )
             self.house = WalkHouse(self._folder, config)

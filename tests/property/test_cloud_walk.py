@@ -18,7 +18,6 @@ async def test_what_is_acknowledged_is_in_the_cloud_parked_or_pending_wherever_a
     walk = Walk(tmp_path, SEED, drain=drain)
     with (
         telling(SEED, STEPS, lambda: walk),
-        patch("gateway.uplink.answers._RATE_LIMIT_S", 0.3),
         patch("gateway.uplink.overtaking._LONG_BACKLOG", 30),
     ):
         async with walk.open():

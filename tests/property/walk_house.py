@@ -81,6 +81,8 @@ class WalkHouse:
         opening = open_store(store_config, self._path.parent, clock, self.counters)
         self.store = await self._rooms.enter_async_context(opening)
         snapshot = await self.store.load()
+        for newest, _ in await self.store.events.find(None, 1):
+            snapshot.newest_ms = newest.created_ms
         self.committer = GroupCommitter(self.store, clock, self.counters)
         self.state = State(snapshot)
         rules = RuleEngine(self.state, RulesConfig(), clock, self.counters)
@@ -89,7 +91,7 @@ class WalkHouse:
         self.pipeline = Pipeline(rules, self.committer, self.state, self.counters)
         self.rpc = RpcDesk(self.pipeline, self.state, clock, self.counters)
         self.inlet = Inlet(self.state, self.pipeline, self.committer, self.rpc, clock, self.counters)
-        devices = Commands(self.state, self.pipeline, self.inlet, self.rpc, clock)
+        devices = Commands(self.state, self.pipeline, self.inlet, self.rpc, clock, self.store.events)
         downlink = Dispatcher(devices, rules, self.pipeline.commit, self.state, clock, self.counters)
         self.link = GrpcLink(self.config, downlink, self.state, clock, self.counters)
         self.uplink = Uplink(
