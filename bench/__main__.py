@@ -17,6 +17,7 @@ PARTS = (
     "reconnects",
     "full_sync",
     "http_ingest",
+    "local_pubsub",
 )
 
 

@@ -16,7 +16,7 @@ from typing import Any
 from uuid import UUID
 
 from gateway import __version__
-from gateway.broker import MqttBroker
+from gateway.broker import MqttBroker, load_acl
 from gateway.config import BrokerConfig, CloudConfig, DeviceConfig, GatewayConfig, HttpConfig, PostgresStore
 from gateway.devices import Commands, Found, Inlet, Pipeline, Refreshing, RpcDesk, State, found_devices
 from gateway.devices.founding import basic_credentials, token_credentials
@@ -82,7 +82,7 @@ class Gateway:
             inlet.sub_devices.max_devices = config.broker.max_devices
             inlet.provisioning.max_devices = config.broker.max_devices
             inlet.claims.is_allowed_by_default = config.provisioning.allow_claiming_by_default
-            broker = MqttBroker(config.broker, inlet, clock, counters)
+            broker = MqttBroker(config.broker, inlet, clock, counters, committer, snapshot.local)
             fieldbus = Fieldbus(config.buses, inlet, clock, counters)
             wanted = [_found(device) for device in config.devices]
             configured = {found.name for found in wanted}
@@ -289,6 +289,7 @@ def check(config: GatewayConfig) -> list[str]:
         if device.name not in configured
     ]
     found_devices(wanted, state, 0)
+    load_acl(config.broker)
     _check_files(config.broker, config.http, config.cloud)
     configured_keys(config.provisioning)
     if isinstance(config.store, PostgresStore) and importlib.util.find_spec("psycopg") is None:

@@ -21,6 +21,7 @@ from gateway.broker.topic_tree import FilterTree
 from gateway.config import BrokerConfig
 from gateway.domain.changes import Change, DropLocal, SaveLocal, UnitOfWork
 from gateway.domain.entity import Device
+from gateway.errors import FullError
 from gateway.ports import Clock, Committer, Receipt
 from gateway.supervise import Counters
 
@@ -154,9 +155,12 @@ class LocalHub:
         self.router, self.routed, self._own, self._held = router, 0, None, []
         wills, self._wills = self._wills, []
         for key, body in wills:
-            will = _will_of(body)
-            self.counters.add("broker.local_wills")
-            self.publish(will, [DropLocal(WILL, key)])
+            try:
+                self.end_will(key, _will_of(body))
+            except FullError as error:
+                self.counters.add("broker.local_retained_refused")
+                log.warning("a will of the time before the start is not published: %s", error)
+                self.end_will(key, None)
 
     # ── sessions ──
 
@@ -297,12 +301,16 @@ class LocalHub:
         return key
 
     def end_will(self, key: str, will: Publish | None) -> None:
-        """Published (None: not), and kept no longer."""
+        """Published (None: not), and kept no longer.
+
+        Raises:
+            FullError: It cannot be retained; nothing has changed.
+        """
         if will is None:
             self.submit([DropLocal(WILL, key)])
             return
-        self.counters.add("broker.local_wills")
         self.publish(will, [DropLocal(WILL, key)])
+        self.counters.add("broker.local_wills")
 
     # ── for a person ──
 

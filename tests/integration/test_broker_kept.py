@@ -443,3 +443,18 @@ async def test_a_client_that_reads_nothing_holds_nobody_else():
             assert await peer.receive() == Ack(PUBACK, number + 1)
         assert here.broker.status()["local"]["queued_bytes"] <= 3_000_000
         assert here.counters.get("broker.local_dropped_oldest") >= 240
+
+
+async def test_a_stored_will_that_finds_no_room_stops_no_start():
+    disk, inlet = Disk(), plant()
+    async with site(committer=disk, inlet=inlet) as here:
+        peer = await here.open()
+        will = Publish("state/pump", b"gone", 1, is_retained=True)
+        peer.send(encode.connect(Connect(version=4, user_name="tok", will=will)))
+        await peer.receive()
+        killed = disk.kept()
+    disk.units = [[SaveLocal(*one) for one in killed]]
+    async with site(committer=disk, inlet=inlet, kept=killed, local_retained=0) as here:
+        await here.connect(4, "tok")
+        assert disk.count("will") == 0
+        assert here.counters.get("broker.local_retained_refused") == 1

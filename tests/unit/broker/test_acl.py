@@ -2,8 +2,9 @@
 
 import pytest
 
+from gateway.app import check
 from gateway.broker.acl import Acl, load_acl, read_acl_file
-from gateway.config import AclRule, BrokerConfig
+from gateway.config import AclRule, BrokerConfig, GatewayConfig
 from gateway.domain.entity import Device, time_uuid
 from gateway.errors import ConfigError
 
@@ -103,3 +104,10 @@ def test_a_bad_file_says_where_and_what_would_be_right(tmp_path, text, problem):
         read_acl_file(path)
     assert problem in str(caught.value)
     assert str(path) in str(caught.value)
+
+
+def test_check_config_reads_the_file_of_the_rules(tmp_path):
+    path = tmp_path / "acl"
+    path.write_text("topik a")
+    with pytest.raises(ConfigError, match="begins with 'topik'"):
+        check(GatewayConfig(broker=BrokerConfig(acl_file=path)))
