@@ -18,7 +18,19 @@ from uuid import UUID
 from gateway import __version__
 from gateway.broker import MqttBroker, load_acl
 from gateway.config import BrokerConfig, CloudConfig, DeviceConfig, GatewayConfig, HttpConfig, PostgresStore
-from gateway.devices import Commands, Found, Inlet, Pipeline, Refreshing, RpcDesk, State, found_devices
+from gateway.devices import (
+    Commands,
+    Found,
+    Inlet,
+    Ota,
+    OtaFolder,
+    Pipeline,
+    Refreshing,
+    RpcDesk,
+    State,
+    found_devices,
+    read_manifest,
+)
 from gateway.devices.founding import basic_credentials, token_credentials
 from gateway.devices.history import HistoryDesk
 from gateway.devices.parked import ParkedDesk
@@ -34,7 +46,7 @@ from gateway.health import Forecast, Watchdog, written_bytes
 from gateway.health.watchdog import notify
 from gateway.ports import Clock, CloudEvents, Snapshot, Store
 from gateway.rules import RuleEngine
-from gateway.store import GroupCommitter, open_store
+from gateway.store import GroupCommitter, PackageFiles, open_store
 from gateway.supervise import Backoff, Counters, SystemClock, supervise
 from gateway.web import DeviceHttp, LocalApi
 from gateway.web.orders import Orders
@@ -83,6 +95,10 @@ class Gateway:
             inlet.provisioning.max_devices = config.broker.max_devices
             inlet.claims.is_allowed_by_default = config.provisioning.allow_claiming_by_default
             broker = MqttBroker(config.broker, inlet, clock, counters, committer, snapshot.local)
+            files = PackageFiles(config.state_dir / "ota", config.ota.max_bytes)
+            rooms.push_async_callback(files.close)
+            folder = OtaFolder(config.ota.folder, files) if config.ota.folder is not None else None
+            ota = broker.packages = Ota(files, folder, state, pipeline, inlet, clock, counters)
             fieldbus = Fieldbus(config.buses, inlet, clock, counters)
             wanted = [_found(device) for device in config.devices]
             configured = {found.name for found in wanted}
@@ -94,8 +110,8 @@ class Gateway:
             changes = found_devices(wanted, state, clock.now_ms())
 
             devices = Commands(state, pipeline, inlet, rpc, clock, store.events, store.latest)
-            downlink = Dispatcher(devices, rules, pipeline.commit, state, clock, counters)
-            status_parts: dict[str, Callable[[], Any]] = {}
+            downlink = Dispatcher(devices, rules, pipeline.commit, state, clock, counters, ota)
+            status_parts: dict[str, Callable[[], Any]] = {"ota": ota.status}
 
             committing = asyncio.create_task(committer.serve(), name=committer.name)
             try:
@@ -109,11 +125,12 @@ class Gateway:
                     tasks.create_task(_watch(committing), name="committer watch")
                     mouths = [keep(rpc.name, rpc.serve)]  # what takes things in: stopped first
                     rpc.recover(snapshot)
+                    keep(ota.name, ota.serve)
                     mouths.append(keep(broker.name, broker.serve))
                     await _first(asyncio.ensure_future(broker.ready.wait()), committing, timeout_s=2)
                     if config.http.port is not None or config.http.tls_port is not None:
                         cast = config.broker.json_type_cast
-                        http = DeviceHttp(config.http, inlet, clock, counters, json_type_cast=cast)
+                        http = DeviceHttp(config.http, inlet, clock, counters, json_type_cast=cast, packages=ota)
                         mouths.append(keep(http.name, http.serve))
                         status_parts["http"] = http.status
                     mouths.append(keep(fieldbus.name, fieldbus.serve))
@@ -177,6 +194,7 @@ class Gateway:
                         return {**downlink.sync.view(with_diff=with_diff), "queue": queue}
 
                     api.sync = sync_status if config.cloud.enabled else None
+                    api.ota = ota.overview
                     api.orders = Orders(parked_desk, history_desk, clock)
                     api.claim = inlet.claims.claim
                     keep(api.name, api.serve)
@@ -291,6 +309,8 @@ def check(config: GatewayConfig) -> list[str]:
     found_devices(wanted, state, 0)
     load_acl(config.broker)
     _check_files(config.broker, config.http, config.cloud)
+    if config.ota.folder is not None:
+        read_manifest(config.ota.folder)
     configured_keys(config.provisioning)
     if isinstance(config.store, PostgresStore) and importlib.util.find_spec("psycopg") is None:
         raise ConfigError("store.kind", "postgres needs the extra: pip install 'edge-gateway[postgres]'")

@@ -37,6 +37,7 @@ _ELSEWHERE: Mapping[str, tuple[str, str]] = {
     "claim": ("gateway.cli_claim", "claim"),
     "cloud-sim": ("gateway.cloudsim.command", "cloud_sim"),
     "doctor": ("gateway.cli_doctor", "doctor"),
+    "ota": ("gateway.cli_ota", "ota"),
     "events": ("gateway.cli_events", "events"),
     "resend": ("gateway.cli_events", "resend"),
     "sync": ("gateway.cli_sync", "sync"),

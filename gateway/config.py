@@ -353,6 +353,17 @@ class ProvisioningConfig(Settings):
     )
 
 
+class OtaConfig(Settings):
+    """Firmware and software that devices download from here."""
+
+    max_bytes: PositiveInt = Field(
+        512 << 20, description="What packages from the cloud may take in data_dir/ota; one that does not fit is refused."
+    )
+    folder: Path | None = Field(
+        None, description="Packages of your own: their files and packages.yaml (docs/ota.md); works without a cloud."
+    )
+
+
 class ApiConfig(Settings):
     """The local API behind `edge-gateway status` and `events`: a unix socket, so only local users of its group."""
 
@@ -380,6 +391,7 @@ class GatewayConfig(Settings):
     devices: tuple[DeviceConfig, ...] = ()
     provisioning: ProvisioningConfig = ProvisioningConfig()
     buses: tuple[dict[str, Any], ...] = Field((), description="One entry a bus: `kind` selects the driver.")
+    ota: OtaConfig = OtaConfig()
     api: ApiConfig = ApiConfig()
     log: LogConfig = LogConfig()
 
@@ -441,6 +453,19 @@ def load_config(path: Path | None, environ: Mapping[str, str]) -> GatewayConfig:
     _overlay_environment(tree, environ)
     config = parse_config(GatewayConfig, tree, where="")
     return _with_secret_files(config, environ)
+
+
+def load_settings(model: type[ModelT], path: Path) -> ModelT:
+    """Another file of typed settings, beside the configuration.
+
+    Raises:
+        ConfigError: As `load_config`; the place begins with the file.
+    """
+    tree = _read_yaml(path)
+    try:
+        return parse_config(model, tree, "")
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error.where}", error.problem) from None
 
 
 def parse_config(model: type[ModelT], tree: Any, where: str) -> ModelT:

@@ -15,9 +15,10 @@ the message caused is durable, and fails when it never will be. There is no queu
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Final, Protocol
 from uuid import UUID
 
@@ -30,6 +31,7 @@ from gateway.domain.downlink import Downlink
 from gateway.domain.entity import Credentials, Device, DeviceProfile, EdgeIdentity, EntityId, Json
 from gateway.domain.message import Message
 from gateway.domain.onboarding import CertificateChain, ProvisionAnswer, ProvisionRequest
+from gateway.domain.ota import Package, PackageKind
 from gateway.domain.rpc import RpcRequest, RpcResponse
 from gateway.domain.telemetry import Attribute, TsKv, Value
 
@@ -214,6 +216,74 @@ class DeviceInlet(Protocol):
 
     async def wait_uncongested(self) -> None:
         """Returns when reading may go on."""
+        ...
+
+
+class PackageFile(Protocol):
+    """An OTA package's file, open for one reader; what takes its place meanwhile changes nothing for him."""
+
+    @property
+    def size_bytes(self) -> int:
+        """The whole file."""
+        ...
+
+    async def read(self, offset: int, size_bytes: int) -> bytes:
+        """So many bytes, fewer at the end, none behind it. RejectedError: cannot be read, or was changed."""
+        ...
+
+    def release(self) -> None:
+        """Not needed any more; call once."""
+        ...
+
+
+class Packages(Protocol):
+    """What devices may download. Implemented by devices, used by broker and web."""
+
+    def assigned(self, device: Device, kind: PackageKind) -> Package | None:
+        """The device's package: its own wins over its profile's, one of the cloud over one of the local folder."""
+        ...
+
+    async def open(self, device: Device, kind: PackageKind) -> tuple[Package, PackageFile]:
+        """The assigned package, to be read.
+
+        Raises:
+            PackageUnavailable: None is assigned, it is only a URL, or it must not be served.
+        """
+        ...
+
+
+class PackageFolder(Protocol):
+    """Where the files are. Implemented by store. Every method raises `RejectedError` with a text for a person."""
+
+    max_bytes: int
+
+    @property
+    def used_bytes(self) -> int:
+        """By packages of the cloud."""
+        ...
+
+    def path_of(self, key: str) -> Path:
+        """Where the package of the cloud with this key is, or would be."""
+        ...
+
+    async def save(self, key: str, base64_text: str, algorithm: str, checksum: str, size_bytes: int) -> None:
+        """Verified and durable when it returns."""
+        ...
+
+    async def open(self, path: Path, algorithm: str, checksum: str) -> PackageFile:
+        """To read from; never when its content is not what the checksum says."""
+        ...
+
+    async def measure(self, path: Path, algorithm: str) -> tuple[int, str]:
+        """Size and checksum of a file."""
+        ...
+
+    async def delete(self, key: str) -> None:
+        """Unknown is no error."""
+        ...
+
+    async def keep_only(self, keys: Collection[str]) -> None:
+        """Everything else goes."""
         ...
 
 
@@ -691,6 +761,23 @@ class DownlinkHandler(Protocol):
         """Accepted by the cloud, or the EDGE entity changed. True: a full sync is needed (new identity, or
         no sync has ever completed).
         """
+        ...
+
+
+class PackageKeeper(Protocol):
+    """OTA packages of the cloud. Implemented by devices."""
+
+    async def put_package(self, package_id: UUID, json: Mapping[str, Json]) -> bool:
+        """Durable when it returns, the binary as a file; False: nothing was new. One that must not be served (wrong
+        checksum, no room) is kept by name, with the reason: refusing the message would only bring it again.
+
+        Raises:
+            RejectedError: This is no package.
+        """
+        ...
+
+    async def delete_package(self, package_id: UUID) -> None:
+        """Unknown id is no error."""
         ...
 
 

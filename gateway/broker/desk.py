@@ -11,7 +11,7 @@ from gateway.broker.admission import Admission
 from gateway.broker.local_hub import LocalHub
 from gateway.config import BrokerConfig
 from gateway.domain.entity import Device
-from gateway.ports import Clock, DeviceInlet
+from gateway.ports import Clock, DeviceInlet, Packages
 from gateway.supervise import Counters
 
 log = logging.getLogger(__name__)

@@ -17,6 +17,7 @@ from gateway.broker import encode
 from gateway.broker.desk import Desk
 from gateway.broker.gateway_api import GatewayApi
 from gateway.broker.gateway_packet import Verdict
+from gateway.broker.ota import PackageChunks
 from gateway.broker.outbox import Outbox
 from gateway.broker.packets import PUBACK, PUBCOMP, PUBREC, Publish
 from gateway.broker.receipts import AckQueue
@@ -53,6 +54,7 @@ class DeviceApi:
         close: Callable[[int], None],
         relieved: Callable[[], None],
         publish_local: Callable[[Publish], tuple[Receipt | None, int]],
+        stream: Callable[[bytes, bool], None],
     ) -> None:
         self._desk, self._device, self._version = desk, device, version
         self._write, self._acks, self._outbox = write, acks, outbox
@@ -65,6 +67,9 @@ class DeviceApi:
         self._has_ended = False
         self.asking = 0  # questions of the device that are being answered
         self._session: DeviceSession = desk.inlet.open_session(device, self)
+        self.chunks = PackageChunks(
+            desk, lambda: self._session.device, outbox, self.granted, self._answer, stream, close
+        )
         self.gateway: GatewayApi | None = None
         if device.is_gateway:
             self.gateway = GatewayApi(desk, self._session, version, outbox, self.granted, self._answer_late, self._ask)
@@ -82,6 +87,7 @@ class DeviceApi:
 
     def ended(self) -> None:
         """The connection is gone."""
+        self.chunks.close()
         self._session.close()
         if self.gateway is not None:
             self.gateway.close()
@@ -174,6 +180,10 @@ class DeviceApi:
             receipt, reason = self._publish_local(packet)
             self._answer(packet, receipt, reason if self._version == 5 else 0)
 
+    def _package_chunk(self, packet: Publish, topic: PublishTopic) -> None:
+        if not self.chunks.request(packet, topic.id_text):
+            self._unknown(packet, topic)
+
     def _unknown(self, packet: Publish, topic: PublishTopic) -> None:
         self._desk.counters.add("broker.unknown_topics")
         self._answer(packet, None, TOPIC_NAME_INVALID if self._version == 5 else 0)
@@ -184,6 +194,7 @@ class DeviceApi:
         Intent.RPC_ANSWER: _rpc_answer,
         Intent.RPC_REQUEST: _rpc_request,
         Intent.CLAIM: _claim,
+        Intent.PACKAGE_CHUNK: _package_chunk,
         Intent.GATEWAY: _gateway,
         Intent.LOCAL: _local,
         Intent.UNKNOWN: _unknown,

@@ -73,6 +73,7 @@ class Connection(asyncio.BufferedProtocol):
         self._api: DeviceApi | None = None
         self._provision: ProvisionSession | None = None  # in place of the API
         self._local: LocalMember | None = None
+        self._is_streaming, self._behind_bytes = False, 0
         self._closed_s: float | None = None
         self._stuck_s: float | None = None  # since when the device takes nothing
         self._partial_bytes = 0  # of a packet that is not whole
@@ -141,10 +142,14 @@ class Connection(asyncio.BufferedProtocol):
         """The device does not read."""
         self._stuck_s = self._desk.clock.monotonic_s()
         self._hold_for(SLOW_READER)
+        if self._api is not None:
+            self._api.chunks.pause()
 
     def resume_writing(self) -> None:
         """It reads again."""
         self._stuck_s = None
+        if self._api is not None:
+            self._api.chunks.resume()
         self._release(SLOW_READER)
         if self._local is not None:
             self._local.room()
@@ -201,6 +206,18 @@ class Connection(asyncio.BufferedProtocol):
         if not self._out:
             self._loop.call_soon(self._flush)
         self._out.append(data)
+        if self._is_streaming:
+            self._behind_bytes += len(data)
+            if self._behind_bytes > self._max_write_bytes:
+                self._too_slow()
+
+    def _stream(self, data: bytes, has_more: bool) -> None:
+        """A part of a packet that leaves in parts; everything else waits until its end."""
+        if self._closed_s is None:
+            self._flush()
+            self._is_streaming, self._behind_bytes = has_more, self._behind_bytes if has_more else 0
+            self._transport.write(data)
+            self._flush()
 
     def close(self, reason: int) -> None:
         """End the connection: 5.0 clients hear why. What is written before still leaves."""
@@ -387,6 +404,7 @@ class Connection(asyncio.BufferedProtocol):
             self.close,
             self._relieved,
             self._publish_local,
+            self._stream,
         )
         if self._local is not None:
             self._resume_local(self._local, self._api)
@@ -567,7 +585,7 @@ class Connection(asyncio.BufferedProtocol):
             self._transport.resume_reading()
 
     def _flush(self) -> None:
-        if not self._out or self._closed_s is not None:
+        if not self._out or self._closed_s is not None or self._is_streaming:
             return
         data = b"".join(self._out)
         self._out.clear()

@@ -94,6 +94,8 @@ def publish_topic(topic: str) -> PublishTopic:
     for prefix, intent, family in _PREFIXES:
         if topic.startswith(prefix):
             return PublishTopic(intent, family, topic[len(prefix) :])
+    if topic.startswith(("v2/fw/", "v2/sw/")):
+        return PublishTopic(Intent.PACKAGE_CHUNK, V2, topic[3:])
     return _UNKNOWN
 
 

@@ -3,9 +3,23 @@
 from gateway.devices.commands import Commands
 from gateway.devices.founding import Found, found_devices
 from gateway.devices.inlet import Inlet
+from gateway.devices.ota import Ota
+from gateway.devices.ota_folder import OtaFolder, read_manifest
 from gateway.devices.pipeline import Pipeline
 from gateway.devices.refreshing import Refreshing
 from gateway.devices.rpc import RpcDesk
 from gateway.devices.state import State
 
-__all__ = ["Commands", "Found", "Inlet", "Pipeline", "Refreshing", "RpcDesk", "State", "found_devices"]
+__all__ = [
+    "Commands",
+    "Found",
+    "Inlet",
+    "Ota",
+    "OtaFolder",
+    "Pipeline",
+    "Refreshing",
+    "RpcDesk",
+    "State",
+    "found_devices",
+    "read_manifest",
+]

@@ -18,7 +18,7 @@ from gateway.domain.rpc import RpcRequest
 from gateway.domain.telemetry import TsKv, Value
 
 DOCUMENT_TYPES: Final = frozenset(
-    {"DASHBOARD", "ENTITY_VIEW", "OTA_PACKAGE", "TB_RESOURCE", "WIDGETS_BUNDLE", "WIDGET_TYPE"}
+    {"DASHBOARD", "ENTITY_VIEW", "TB_RESOURCE", "WIDGETS_BUNDLE", "WIDGET_TYPE"}
 )
 """Entities that nothing here acts on: they stay in the store and are not loaded into memory at start."""
 

@@ -38,7 +38,7 @@ from gateway.downlink.keeping import Full, keep, needs_id, needs_json
 from gateway.downlink.sync_log import SYNC_REPORT, SyncLog
 from gateway.downlink.turns import Turns
 from gateway.errors import RejectedError
-from gateway.ports import Clock, DeviceCommands, Receipt, RuleChains, StateReader
+from gateway.ports import Clock, DeviceCommands, PackageKeeper, Receipt, RuleChains, StateReader
 from gateway.supervise import Counters
 
 log = logging.getLogger(__name__)
@@ -57,7 +57,9 @@ class Dispatcher:
         state: StateReader,
         clock: Clock,
         counters: Counters,
+        packages: PackageKeeper | None = None,
     ) -> None:
+        self._packages = packages
         self._devices, self._chains, self._commit, self._state = devices, chains, commit, state
         self._clock, self._counters = clock, counters
         self._turns = Turns(state)
@@ -223,6 +225,11 @@ class Dispatcher:
                 if json.get("nodes"):
                     await self._keep(SaveEntity("RULE_CHAIN_METADATA", str(chain_id), json))
                     self._chains.put_metadata(chain_id, json)
+            case "OTA_PACKAGE" if self._packages is not None:
+                if is_deleted:
+                    await self._packages.delete_package(needs_id(update))
+                elif not await self._packages.put_package(needs_id(update), needs_json(update)):
+                    self._counters.add("downlink.without_effect")
             case kind:
                 await self._other(kind, update)
 

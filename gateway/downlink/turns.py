@@ -51,7 +51,7 @@ def _subjects(command: Command, state: StateReader) -> Subjects | None:
         case EntityUpdated(type="DEVICE_PROFILE", kind=UpdateKind.CREATED | UpdateKind.UPDATED, id=id_, json=json):
             known = state.profile(id_) if id_ is not None else None
             return _NOTHING if known is not None and known.json == json else None  # a new one moves devices
-        case EntityUpdated(type=kind, id=id_) if kind in NAMES_ONLY and id_ is not None:
+        case EntityUpdated(type=kind, id=id_) if kind in (*NAMES_ONLY, "OTA_PACKAGE") and id_ is not None:
             return frozenset((id_,))
         case CredentialsUpdated(device_id) | CredentialsRequested(device_id) | RpcAnswered(device_id):
             return frozenset((device_id,))

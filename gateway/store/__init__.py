@@ -20,5 +20,6 @@ written again, so an event may be stored twice, and none is lost.
 from gateway.store.commit import GroupCommitter
 from gateway.store.memory import MemoryStore
 from gateway.store.open import open_store
+from gateway.store.packages import PackageFiles
 
-__all__ = ["GroupCommitter", "MemoryStore", "open_store"]
+__all__ = ["GroupCommitter", "MemoryStore", "PackageFiles", "open_store"]

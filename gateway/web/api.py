@@ -31,13 +31,14 @@ MAX_BODY_BYTES = 65_536
 class LocalApi:
     """GET /status, GET /events?status=&limit=&before=, GET /sync?diff=, GET /metrics, POST /claim.
 
-    `sync` is what answers `/sync`; True: with everything that differs.
+    `sync` is what answers `/sync`; True: with everything that differs. `ota` answers `/ota`.
     """
 
     name = "api"
     orders: Orders | None = None
     claim: Callable[[str, str], Awaitable[ClaimStatus]] | None = None
     sync: Callable[[bool], Awaitable[dict[str, Any]]] | None = None
+    ota: Callable[[], dict[str, Any]] | None = None
 
     def __init__(
         self,
@@ -61,6 +62,7 @@ class LocalApi:
                 Route("/status", self._get_status),
                 Route("/events", self._get_events),
                 Route("/sync", self._get_sync),
+                Route("/ota", self._get_ota),
                 Route("/claim", self._post_claim, methods=["POST"]),
                 Route("/metrics", self._get_metrics),
                 *(self.orders.routes() if self.orders else ()),
@@ -143,6 +145,9 @@ class LocalApi:
         if self.sync is None:
             return _json({"error": "this gateway has no cloud"}, 404)
         return _json(await self.sync(request.query_params.get("diff", "") not in ("", "0")))
+
+    async def _get_ota(self, request: Request) -> Response:
+        return _json({} if self.ota is None else self.ota())
 
     async def _get_metrics(self, request: Request) -> Response:
         from starlette.responses import PlainTextResponse

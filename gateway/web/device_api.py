@@ -19,6 +19,7 @@ from gateway.config import HttpConfig
 from gateway.domain.doorkeeper import Doorkeeper
 from gateway.domain.entity import CredentialsType, Device
 from gateway.domain.onboarding import ProvisionStatus, parse_claim, parse_provision, provision_json
+from gateway.domain.ota import PackageKind
 from gateway.domain.payloads import (
     PayloadError,
     attribute_response_json,
@@ -29,9 +30,10 @@ from gateway.domain.payloads import (
 )
 from gateway.domain.telemetry import TsKv
 from gateway.errors import RejectedError
-from gateway.ports import Clock, DeviceInlet, Receipt
+from gateway.ports import Clock, DeviceInlet, Packages, Receipt
 from gateway.supervise import Counters
 from gateway.web.bodies import Bodies, PeerLeft, TooLarge
+from gateway.web.packages import BadRequest, download
 from gateway.web.visits import Poll, Visit, Visits
 
 if TYPE_CHECKING:
@@ -70,7 +72,9 @@ class DeviceApi:
         counters: Counters,
         *,
         json_type_cast: bool,
+        packages: Packages | None = None,
     ) -> None:
+        self._packages = packages
         self._config, self._inlet, self._visits, self._doorkeeper = config, inlet, visits, doorkeeper
         self._clock, self._counters, self._cast = clock, counters, json_type_cast
         self._bodies = Bodies()
@@ -91,8 +95,8 @@ class DeviceApi:
                 Route(f"{device}/rpc", self._call(self._call_server), methods=["POST"]),
                 Route(f"{device}/rpc/{{id}}", self._call(self._answer_call), methods=["POST"]),
                 Route(f"{device}/claim", self._call(self._claim), methods=["POST"]),
-                Route(f"{device}/firmware", self._call(self._no_package), methods=["GET"]),
-                Route(f"{device}/software", self._call(self._no_package), methods=["GET"]),
+                Route(f"{device}/firmware", self._call(self._firmware), methods=["GET"]),
+                Route(f"{device}/software", self._call(self._software), methods=["GET"]),
                 Route("/api/v1/provision", self._provision, methods=["POST"]),
             ],
             redirect_slashes=False,
@@ -138,7 +142,7 @@ class DeviceApi:
             except _VisitEnded:
                 is_known = self._inlet.find_credentials(request.path_params["token"]) is not None
                 return _answer(503 if is_known else 401)
-            except _BadParameter as error:
+            except (_BadParameter, BadRequest) as error:
                 return _answer(400, str(error).encode())
             except _Stopping:
                 return _answer(503)
@@ -336,9 +340,11 @@ class DeviceApi:
 
     # ── what is not served here ──
 
-    async def _no_package(self, visit: Visit, request: Request) -> Response:
-        """No package is assigned."""
-        return _answer(404)
+    async def _firmware(self, visit: Visit, request: Request) -> Response:
+        return await download(self._packages, visit.session.device, PackageKind.FIRMWARE, request.query_params)
+
+    async def _software(self, visit: Visit, request: Request) -> Response:
+        return await download(self._packages, visit.session.device, PackageKind.SOFTWARE, request.query_params)
 
 
 class _VisitEnded(Exception):

@@ -11,7 +11,7 @@ from typing import Any, Final
 from gateway.config import HttpConfig
 from gateway.domain.doorkeeper import Doorkeeper
 from gateway.errors import RefusedError
-from gateway.ports import Clock, DeviceInlet
+from gateway.ports import Clock, DeviceInlet, Packages
 from gateway.supervise import Counters
 from gateway.web.device_api import DeviceApi
 from gateway.web.visits import Visits
@@ -31,8 +31,16 @@ class DeviceHttp:
     name = "http"
 
     def __init__(
-        self, config: HttpConfig, inlet: DeviceInlet, clock: Clock, counters: Counters, *, json_type_cast: bool = True
+        self,
+        config: HttpConfig,
+        inlet: DeviceInlet,
+        clock: Clock,
+        counters: Counters,
+        *,
+        json_type_cast: bool = True,
+        packages: Packages | None = None,
     ) -> None:
+        self._packages = packages
         self._config, self._inlet, self._clock, self._counters = config, inlet, clock, counters
         self._json_type_cast = json_type_cast
         self._doorkeeper = Doorkeeper(config.wrong_token_limit, config.block_s)
@@ -68,6 +76,7 @@ class DeviceHttp:
             self._clock,
             self._counters,
             json_type_cast=self._json_type_cast,
+            packages=self._packages,
         )
         server = Server(
             api.routes(),

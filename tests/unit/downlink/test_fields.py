@@ -11,9 +11,11 @@ from gateway.cloud.codec import halves
 from gateway.cloud.decode import decode_response
 from gateway.cloud.pb import edge_pb2
 from gateway.domain.changes import SaveEntity
+from gateway.devices import Ota
 from gateway.domain.downlink import Ignored
 from gateway.domain.entity import EdgeIdentity, time_uuid
 from gateway.downlink import Dispatcher
+from gateway.store import PackageFiles
 from tests.fakes.house import House, settle
 from tests.unit.downlink.test_dispatch import FakeChains
 
@@ -49,7 +51,8 @@ def fill(field: Any, device: Any) -> Any:
     if "entity" in names:
         part.entity = orjson.dumps(
             {
-                "id": {"entityType": "X", "id": str(id_)}, "name": "N", "title": "T", "type": "t", "secret": SECRET,
+                "id": {"entityType": "X", "id": str(id_)}, "name": "N", "title": "T", "type": "FIRMWARE", "secret": SECRET,
+                "version": "1",
                 "originator": here, "from": here, "to": here, "typeGroup": "COMMON", "deviceId": here,
                 "credentialsType": "ACCESS_TOKEN", "credentialsId": "new", "nodes": [{}],
                 "ruleChainId": {"entityType": "RULE_CHAIN", "id": str(id_)},
@@ -66,12 +69,16 @@ def fill(field: Any, device: Any) -> Any:
 
 
 @pytest.mark.parametrize("field", FIELDS, ids=lambda field: field.name)
-async def test_every_field_does_what_the_table_says(field):
+async def test_every_field_does_what_the_table_says(field, tmp_path):
     async with House() as house:
         house.add_device()
         device = next(house.state.devices())
         chains = FakeChains()
-        dispatcher = Dispatcher(house.commands, chains, house.pipeline.commit, house.state, house.clock, house.counters)
+        files = PackageFiles(tmp_path, 1000)
+        ota = Ota(files, None, house.state, house.pipeline, house.inlet, house.clock, house.counters)
+        dispatcher = Dispatcher(
+            house.commands, chains, house.pipeline.commit, house.state, house.clock, house.counters, ota
+        )
         await dispatcher.connected(EdgeIdentity(edge_id=time_uuid(), tenant_id=time_uuid()))
         house.committer.units.clear()
         data = edge_pb2.ResponseMsg(downlinkMsg=fill(field, device)).SerializeToString()
@@ -96,6 +103,7 @@ async def test_every_field_does_what_the_table_says(field):
         await dispatcher.handle(decode_response(data).downlink)
         await settle()
         assert snapshot_of(house) == before
+        await files.close()
 
 
 def snapshot_of(house: House) -> Any:
