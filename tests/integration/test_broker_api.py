@@ -172,7 +172,8 @@ CASES = (
     + [(TELEMETRY, payload, "bad") for payload in BAD]
     + [(ATTRIBUTES, b"[]", "bad"), ("v1/devices/me/attributes/request/x", b"{}", "bad")]
     + [(topic, payload, "fatal") for topic, payload in FATAL]
-    + [(topic, b"x", "unknown") for topic in ("v1/devices/me/claim", "v1/x", "v2/t/p", "$SYS/x", "/provision/request")]
+    + [(topic, b"x", "unknown") for topic in ("v1/x", "v2/t/p", "$SYS/x", "/provision/request")]
+    + [("v1/devices/me/claim", payload, kind) for payload, kind in ((b"", "ok"), (b"{}", "ok"), (b"[]", "bad"))]
     + [("v1/gateway/telemetry", b"{}", "silent"), (TELEMETRY, b"[]", "silent")]
 )  # fmt: skip
 
