@@ -1,5 +1,6 @@
 """Events and requests against bytes that protoc made."""
 
+from dataclasses import replace
 from uuid import UUID
 
 import orjson
@@ -93,6 +94,18 @@ def test_requests():
         event("CREDENTIALS_REQUEST"),
     ]
     assert encode_uplink(11, events, State()) == vector("up_requests")
+
+
+def test_one_request_about_many_entities():
+    ids = [UUID(int=n << 64 | n) for n in (1, 2)]
+    body = orjson.dumps({"entities": [["DEVICE", str(ids[0])], ["ASSET", str(ids[1])]]})
+    request = replace(event("ATTRIBUTES_REQUEST"), entity_id=None, body=body)
+    assert [(one.entityType, one.entityIdLSB, one.scope) for one in uplink(request).attributesRequestMsg] == [
+        ("DEVICE", 1, "SERVER_SCOPE"),
+        ("DEVICE", 1, "SHARED_SCOPE"),
+        ("ASSET", 2, "SERVER_SCOPE"),
+    ]
+    assert encode_uplink(1, [replace(request, body=None)], State()) is None
 
 
 def test_each_telemetry_event_keeps_an_entry_of_its_own():

@@ -89,10 +89,13 @@ async def test_telemetry_stays_behind_the_creation_of_its_device():
         assert bench.cursor == 3
 
 
-async def test_a_relation_waits_for_everything_before_it():
+@pytest.mark.parametrize(
+    ("action", "type_"), [("RELATION_ADD_OR_UPDATE", "RELATION"), ("ATTRIBUTES_REQUEST", "DEVICE")]
+)
+async def test_what_is_about_several_entities_waits_for_everything_before_it(action, type_):
     bench = Bench()
     bench.events.append(1, "ADDED")
-    bench.events.append(None, "RELATION_ADD_OR_UPDATE", type_="RELATION")
+    bench.events.append(None, action, type_=type_)
     bench.events.append(2)
     async with bench:
         assert bench.waiting == [[1]]
@@ -236,15 +239,16 @@ async def test_after_a_rate_limit_the_same_messages_come_again():
         assert not bench.parked
 
 
-async def test_a_rate_limit_pauses_and_is_no_try():
-    bench = Bench(batch_size=1, window=1, max_retries=1)
+@pytest.mark.parametrize("pause_s", [60, 5])
+async def test_a_rate_limit_pauses_and_is_no_try(pause_s):
+    bench = Bench(batch_size=1, window=1, max_retries=1, rate_limit_pause_s=pause_s)
     bench.events.append(1)
     bench.events.append(2)
     async with bench:
         await bench.answer(0, error="Failed to process uplink message. Rate limit reached")
         assert bench.waiting == []
         assert bench.uplink.status()["main"]["is_paused"]
-        await bench.clock.advance(59)
+        await bench.clock.advance(pause_s - 1)
         assert bench.waiting == []
         await bench.clock.advance(2)
         assert bench.waiting == [[1]]
