@@ -108,6 +108,7 @@ async def test_the_publisher_hears_so_only_when_the_copy_is_durable():
         disk.hold()
         peer.publish("a", b"1", 1, 7)
         assert await peer.ping() == []
+        hears.send(encode.ack(PUBACK, 40_000))  # of nothing: the sender looks whether there is room
         assert await hears.ping() == []
         disk.release()
         assert await peer.receive() == Ack(PUBACK, 7)
@@ -184,6 +185,8 @@ async def test_release_waits_for_the_disk():
         push = await hears.receive()
         disk.hold()
         hears.send(encode.ack(PUBREC, push.packet_id))
+        assert await hears.ping() == []
+        hears, _ = await arrive(here)
         assert await hears.ping() == []
         disk.release()
         assert await hears.receive() == Ack(PUBREL, push.packet_id)
@@ -419,6 +422,7 @@ async def test_the_lower_qos_counts(published, asked, delivered, is_kept):
         await says(here, "a", b"1", published)
         push = await hears.receive()
         assert (push.payload, push.qos) == (b"1", delivered)
+        assert here.broker.status()["local"]["queued"] == (1 if is_kept and delivered else 0)
         if delivered == 2:
             hears.send(encode.ack(PUBREC, push.packet_id))
             assert await hears.receive() == Ack(PUBREL, push.packet_id)
