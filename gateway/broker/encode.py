@@ -18,9 +18,7 @@ _short_ack = struct.Struct(">HH").pack
 _FIRST: Final = {4: 0x40, 5: 0x50, 6: 0x62, 7: 0x70}
 
 
-def connack(
-    version: int, code: int, *, is_session_present: bool = False, session_expiry_s: int | None = None
-) -> bytes:
+def connack(version: int, code: int, *, is_session_present: bool = False, session_expiry_s: int | None = None) -> bytes:
     """All limits are the defaults of 5.0, topic aliases included (none); `session_expiry_s`: another one than asked."""
     body = bytes((is_session_present, code))
     if version == 5:
