@@ -130,7 +130,7 @@ class BrokerConfig(Settings):
     max_subscriptions: PositiveInt = Field(100, description="Topic filters of one connection.")
     max_gateway_devices: PositiveInt = Field(5_000, description="Devices open at the same time behind one gateway.")
     max_devices: PositiveInt = Field(
-        20_000, description="Devices altogether; with so many, no gateway makes another one on the fly."
+        20_000, description="Devices altogether; with so many, no gateway makes another one, and none is provisioned."
     )
     max_inflight: PositiveInt = Field(100, description="Unanswered QoS 1 publishes of one connection.")
     connect_timeout_s: PositiveFloat = Field(10.0, description="For CONNECT, and for the TLS handshake before it.")
@@ -314,6 +314,17 @@ class DeviceConfig(Settings):
         return self
 
 
+class OtaConfig(Settings):
+    """Firmware and software that devices download from here."""
+
+    max_bytes: PositiveInt = Field(
+        512 << 20, description="What packages from the cloud may take in data_dir/ota; one that does not fit is refused."
+    )
+    folder: Path | None = Field(
+        None, description="Packages of your own: their files and packages.yaml (docs/ota.md); works without a cloud."
+    )
+
+
 class ProvisionKeyConfig(Settings):
     """One key that devices may provision themselves with, beside those of the cloud's profiles."""
 
@@ -350,17 +361,6 @@ class ProvisioningConfig(Settings):
     )
     keys: tuple[ProvisionKeyConfig, ...] = Field(
         (), description="Keys beside those of the cloud's profiles: {profile, key, secret, strategy}."
-    )
-
-
-class OtaConfig(Settings):
-    """Firmware and software that devices download from here."""
-
-    max_bytes: PositiveInt = Field(
-        512 << 20, description="What packages from the cloud may take in data_dir/ota; one that does not fit is refused."
-    )
-    folder: Path | None = Field(
-        None, description="Packages of your own: their files and packages.yaml (docs/ota.md); works without a cloud."
     )
 
 
