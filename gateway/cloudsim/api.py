@@ -8,6 +8,7 @@ import socket
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, TypeVar
+from uuid import UUID
 
 import orjson
 import uvicorn
@@ -17,6 +18,8 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from gateway.cloudsim.options import CustomerKind, Flavour
+from gateway.cloudsim.ota import OtaPackages
+from gateway.domain.ota import PackageKind
 from gateway.errors import RejectedError, TransientError
 
 if TYPE_CHECKING:
@@ -84,6 +87,10 @@ def make_app(sim: CloudSim) -> Starlette:
             Route("/api/devices/{name}/attributes/{scope}", wrap(api.set_attributes), methods=["POST"]),
             Route("/api/devices/{name}/attributes/{scope}", wrap(api.delete_attributes), methods=["DELETE"]),
             Route("/api/devices/{name}/rpc", wrap(api.rpc), methods=["POST"]),
+            Route("/api/devices/{name}/ota", wrap(api.assign_package), methods=["POST"]),
+            Route("/api/profiles/{name}/ota", wrap(api.assign_package_to_profile), methods=["POST"]),
+            Route("/api/ota", wrap(api.create_package), methods=["POST"]),
+            Route("/api/ota/{id}", wrap(api.delete_package), methods=["DELETE"]),
             Route("/api/alarms", wrap(api.alarms), methods=["GET"]),
             Route("/api/rule-chains", wrap(api.rule_chain), methods=["POST"]),
             Route("/api/edge", wrap(api.edge), methods=["POST"]),
@@ -118,7 +125,7 @@ def _answering(handle: Callable[[Request], Awaitable[Response]]) -> Callable[[Re
 
 class _Api:
     def __init__(self, sim: CloudSim) -> None:
-        self._sim = sim
+        self._sim, self._packages = sim, OtaPackages(sim)
 
     async def state(self, request: Request) -> Response:
         return _json(self._sim.state() | {"listening": self._sim.is_listening})
@@ -190,6 +197,33 @@ class _Api:
         if status != 200:
             return _json({"error": "the answer is not JSON"}, status)
         return Response(result.response or b"", status, media_type="application/json")
+
+    async def create_package(self, request: Request) -> Response:
+        body = await _body(request)
+        url = _field(body, "url", str, "")
+        id_ = self._packages.add(
+            _field(body, "title", str),
+            _field(body, "version", str),
+            _package_kind(body),
+            _field(body, "data", str, "") if url else _field(body, "data", str),
+            algorithm=_field(body, "algorithm", str, "SHA256"),
+            url=url,
+        )
+        return _json({"id": str(id_)}, 201)
+
+    async def delete_package(self, request: Request) -> Response:
+        await self._packages.delete(_uuid(request.path_params["id"]))
+        return _json({})
+
+    async def assign_package(self, request: Request) -> Response:
+        body = await _body(request)
+        await self._packages.assign(request.path_params["name"], _package_kind(body), _package_id(body))
+        return _json(self._sim.device_state(request.path_params["name"]))
+
+    async def assign_package_to_profile(self, request: Request) -> Response:
+        body = await _body(request)
+        await self._packages.assign_profile(request.path_params["name"], _package_kind(body), _package_id(body))
+        return _json({})
 
     async def alarms(self, request: Request) -> Response:
         return _json([alarm.json for alarm in self._sim.world.of_type("ALARM")])
@@ -283,6 +317,26 @@ def _field(body: dict[str, Any], key: str, kind: type[T], default: T | None = No
     if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
         raise RejectedError(f"{key!r} must be given as {kind.__name__}")
     return value
+
+
+def _package_kind(body: dict[str, Any]) -> PackageKind:
+    name = _field(body, "type", str, "FIRMWARE")
+    if name not in PackageKind.__members__:
+        raise RejectedError(f"type must be one of {', '.join(PackageKind.__members__)}")
+    return PackageKind[name]
+
+
+def _package_id(body: dict[str, Any]) -> UUID | None:
+    if "package" not in body:
+        raise RejectedError("'package' must be given: the id of one, or null")
+    return None if body["package"] is None else _uuid(body["package"])
+
+
+def _uuid(text: Any) -> UUID:
+    try:
+        return UUID(str(text))
+    except ValueError:
+        raise RejectedError(f"{text!r} is no id of a package") from None
 
 
 def _number(request: Request, key: str, default: float) -> float:

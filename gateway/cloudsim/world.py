@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 import string
+import zlib
 from collections import OrderedDict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -144,9 +145,9 @@ class World:
             fileName="demo.bin",
             contentType="application/octet-stream",
             checksumAlgorithm="CRC32",
-            checksum="6d2e8d6f",
-            dataSize=1024,
-            data="AAAA" * 342,
+            checksum=zlib.crc32(bytes(1026)).to_bytes(4, "little").hex(),
+            dataSize=1026,
+            data="AAAA" * 342,  # that is Base64
         )
         add("TB_RESOURCE", title="Demo picture", resourceType="IMAGE", fileName="demo.png", resourceKey="demo.png")
         add("ENTITY_VIEW", name="Hall view", type="default", entityId=hall, customerId=entities.no_customer())

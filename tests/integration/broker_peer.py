@@ -90,7 +90,9 @@ async def site(
         inlet = FakeInlet(receipts)
         inlet.add_device("pump", "tok")
         inlet.add_device("fan", "tok2")
+    packages = settings.pop("packages", None)
     broker = MqttBroker(BrokerConfig(host="127.0.0.1", port=0, **settings), inlet, clock, counters, committer, kept)
+    broker.packages = packages
     serving = asyncio.create_task(broker.serve())
     await asyncio.wait(
         [serving, asyncio.create_task(broker.ready.wait())], return_when=asyncio.FIRST_COMPLETED, timeout=PATIENCE_S
