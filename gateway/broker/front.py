@@ -253,7 +253,7 @@ class Connection(asyncio.BufferedProtocol):
             for count in range(_PACKETS_A_TURN):
                 packet = decoder.next_packet()
                 if packet is None:
-                    if decoder.held_bytes != self._partial_bytes:
+                    if decoder.held_bytes or self._partial_bytes:
                         self._hold_partial(decoder.held_bytes, is_another=count > 0)
                     break
                 if api is not None and type(packet) is Publish:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import ssl
+import weakref
 from collections.abc import Callable, Coroutine
 from functools import partial
 from pathlib import Path
@@ -60,19 +62,47 @@ class TlsFiles:
         config = self._config
         return [path for path in (config.tls_cert, config.tls_key, config.tls_client_ca) if path is not None]
 
-    def _load(self, *, is_for_handshake: bool = False) -> ssl.SSLContext:
+    def _load(self) -> ssl.SSLContext:
         config = self._config
         assert config.tls_cert is not None  # the configuration has been checked: a TLS port needs both
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        context.minimum_version = ssl.TLSVersion.TLSv1_2
-        # An empty password: a key that needs one is an error here, not a question on a terminal.
-        context.load_cert_chain(config.tls_cert, config.tls_key, password="")
+        assert config.tls_key is not None
         if config.tls_client_ca is not None:
+            context = _context(config.tls_cert, config.tls_key)
             context.load_verify_locations(config.tls_client_ca)
             context.verify_mode = ssl.CERT_OPTIONAL
-        elif config.x509 and not is_for_handshake:
-            take_any_certificate(context, partial(self._load, is_for_handshake=True))
+        elif config.x509:
+            # Each handshake needs a context of its own, and the files may be in the middle of a change by then.
+            if hasattr(os, "memfd_create"):
+                fresh = _Kept(config.tls_cert.read_bytes() + b"\n" + config.tls_key.read_bytes()).context
+            else:
+                fresh = partial(_context, config.tls_cert, config.tls_key)
+            context = fresh()
+            take_any_certificate(context, fresh)
+        else:
+            context = _context(config.tls_cert, config.tls_key)
         return context
+
+
+class _Kept:
+    """Certificate and key in memory, where OpenSSL can read them as a file; gone with the last who uses it."""
+
+    def __init__(self, pem: bytes) -> None:
+        self._file = os.fdopen(os.memfd_create("certificate"), "wb", buffering=0)
+        self._file.write(pem)
+        self.path = Path(f"/proc/self/fd/{self._file.fileno()}")
+        weakref.finalize(self, self._file.close)
+
+    def context(self) -> ssl.SSLContext:
+        """A new one."""
+        return _context(self.path)
+
+
+def _context(cert: Path, key: Path | None = None) -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    # An empty password: a key that needs one is an error here, not a question on a terminal.
+    context.load_cert_chain(cert, key, password="")
+    return context
 
 
 def _stamp(path: Path) -> tuple[int, int, int] | None:

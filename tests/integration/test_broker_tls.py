@@ -102,13 +102,17 @@ def der(path):
     return ssl.PEM_cert_to_DER_cert(path.read_text())
 
 
-@pytest.fixture
-async def renewable(certificates, tmp_path):
+@pytest.fixture(params=[True, False], ids=["x509", "no x509"])
+async def renewable(certificates, tmp_path, request):
     for name in ("cert.pem", "key.pem"):
         shutil.copy(certificates / name, tmp_path / name)
     make_certificate(tmp_path, "next-")
     async with site(
-        tls_port=0, websocket_tls_port=0, tls_cert=tmp_path / "cert.pem", tls_key=tmp_path / "key.pem"
+        tls_port=0,
+        websocket_tls_port=0,
+        tls_cert=tmp_path / "cert.pem",
+        tls_key=tmp_path / "key.pem",
+        x509=request.param,
     ) as here:
         yield here, tmp_path
 
@@ -145,18 +149,20 @@ async def test_a_new_certificate_is_shown_and_no_session_ends(renewable, how):
 
 async def test_a_certificate_that_cannot_be_used_changes_nothing(renewable, caplog):
     here, folder = renewable
-    with caplog.at_level(logging.INFO, logger="gateway.broker.tls"):
+    with caplog.at_level(logging.INFO, logger="gateway.broker"):
+        old = der(folder / "cert.pem")
         (folder / "cert.pem").write_text("-----BEGIN CERTIFICATE-----\nnonsense\n")
         for _ in range(3):
             await here.clock.advance(61)
         assert "tls_cert" in here.broker.status()["tls_problem"]
         peer, _ = await here.connect()
         assert await peer.ping() == []
+        assert await shown_certificate(here.broker.tls_port) == old  # the last good one
         renew(folder)
         await here.clock.advance(61)
     assert here.broker.status()["tls_problem"] is None
     assert await shown_certificate(here.broker.tls_port) == der(folder / "next-cert.pem")
-    levels = [record.levelname for record in caplog.records if record.name == "gateway.broker.tls"]
+    levels = [record.levelname for record in caplog.records if record.name != "gateway.broker.listener"]
     assert levels == ["WARNING", "INFO"]
 
 
