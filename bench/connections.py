@@ -33,6 +33,7 @@ from gateway.supervise import Counters, SystemClock
 from tests.fakes.inlet import FakeInlet
 
 LIMIT_KB = 20.0
+FLOOD_LIMIT_KB = 40.0  # one read, and what the allocator adds
 PUBLISHERS = 2000
 PAYLOAD = b'{"temperature":23.5}'
 
@@ -66,7 +67,7 @@ class Client(asyncio.Protocol):
 
 
 def clients(port: int, count: int, seconds: float, pipe: Pipe) -> None:
-    """`count` connections; then either quiet until told to go, or publishing for `seconds`."""
+    """`count` connections; then quiet until told to go, publishing for `seconds`, or (negative) flooding."""
 
     async def run() -> None:
         loop = asyncio.get_running_loop()
@@ -81,6 +82,12 @@ def clients(port: int, count: int, seconds: float, pipe: Pipe) -> None:
             await asyncio.gather(*(client.is_up for _, client in made))
         pipe.send(count / (time.perf_counter() - started))
         if not seconds:
+            await loop.run_in_executor(None, pipe.recv)
+        elif seconds < 0:
+            await loop.run_in_executor(None, pipe.recv)
+            one = encode.publish(4, "v1/devices/me/telemetry", PAYLOAD)
+            for client in all_:
+                client.transport.write(one * 10_000)
             await loop.run_in_executor(None, pipe.recv)
         else:
             until = time.perf_counter() + seconds
@@ -151,6 +158,34 @@ async def front(count: int, seconds: float, is_traced: bool) -> None:
     await asyncio.gather(serving, return_exceptions=True)
 
 
+async def flood(count: int) -> None:
+    """Everybody sends without end while the disk is behind: what is read and not handled must stay small."""
+    inlet = FakeInlet("next_turn")
+    for number in range(count):
+        inlet.add_device(f"device-{number}", f"token-{number}")
+    broker = MqttBroker(BrokerConfig(host="127.0.0.1", port=0), inlet, SystemClock(), Counters())
+    serving = asyncio.create_task(broker.serve())
+    await broker.ready.wait()
+    loop = asyncio.get_running_loop()
+    process, pipe = _start(broker.port, count, -1)
+    await loop.run_in_executor(None, pipe.recv)
+    gc.collect()
+    before = psutil.Process().memory_info().rss
+    inlet.calm.clear()
+    pipe.send(None)
+    await asyncio.sleep(5)
+    each_kb = (psutil.Process().memory_info().rss - before) / count / 1000
+    verdict = "" if each_kb <= FLOOD_LIMIT_KB else " OVER THE LIMIT"
+    print(
+        f"{count:,} connections that flood while the disk is behind: {each_kb:.1f} kB more each"
+        f" (limit {FLOOD_LIMIT_KB:g}){verdict}; {broker.connections():,} of them are still there"
+    )
+    pipe.send(None)
+    await loop.run_in_executor(None, process.join)
+    serving.cancel()
+    await asyncio.gather(serving, return_exceptions=True)
+
+
 def stock_amqtt(count: int) -> None:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -188,7 +223,7 @@ def _apart(count: int, seconds: float, is_traced: bool = False) -> None:
 
 
 def _measure(count: int, seconds: float, is_traced: bool) -> None:
-    uvloop.run(front(count, seconds, is_traced))
+    uvloop.run(flood(count) if seconds < 0 else front(count, seconds, is_traced))
 
 
 def main() -> None:
@@ -206,6 +241,7 @@ def main() -> None:
         _apart(5000, 0)
     if options.idle_only:
         return
+    _apart(1000, -1)
     stock_amqtt(1000)
     _apart(PUBLISHERS, 300.0 if options.full else options.seconds)
 
