@@ -110,6 +110,7 @@ class Gateway:
             changes = found_devices(wanted, state, clock.now_ms())
 
             devices = Commands(state, pipeline, inlet, rpc, clock, store.events, store.latest)
+            devices.as_written = ota.as_written
             downlink = Dispatcher(devices, rules, pipeline.commit, state, clock, counters, ota)
             status_parts: dict[str, Callable[[], Any]] = {"ota": ota.status}
 

@@ -63,6 +63,7 @@ class Commands:
         inlet.questions.events = events
         self._state, self._pipeline, self._inlet, self._rpc, self._clock = state, pipeline, inlet, rpc, clock
         self._counters = inlet.counters
+        self.as_written: Callable[[EntityId, str, Mapping[str, Value]], Mapping[str, Value]] = lambda *given: given[2]
         self.becomes_another = False  # while the identity is being changed: whose an event is, is then not known
         self._marking = asyncio.Lock()  # who changes a setting that has a line for each device
         self._announced: set[UUID] = set()  # adopted: their credentials here win over the cloud's once
@@ -293,6 +294,7 @@ class Commands:
         if scope == AttributeScope.CLIENT_SCOPE and entity.type == "DEVICE":
             self._counters.add("downlink.client_attributes")  # the device's own: the cloud has no say in them
             return
+        values = self.as_written(entity, scope, values)
         update = self._inlet.questions.weigh(entity, scope, values, ts_ms, self._state.attributes(entity, scope))
         if not update.values:
             return

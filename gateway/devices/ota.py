@@ -15,7 +15,7 @@ from uuid import UUID
 
 from gateway.devices.ota_folder import OtaFolder
 from gateway.domain.changes import Change, DeleteAttributes, DeleteEntity, SaveAttributes, SaveEntity, SaveSetting
-from gateway.domain.entity import Device, Json
+from gateway.domain.entity import Device, EntityId, Json
 from gateway.domain.message import Message, MessageType
 from gateway.domain.ota import (
     OTA_PACKAGE,
@@ -88,8 +88,8 @@ class Ota:
         told = [
             receipt
             for device in list(self._state.devices())
-            for kind in PackageKind
-            if (receipt := self._follow_folder(device, kind)) is not None
+            for receipt in (self._mend(device), *(self._follow_folder(device, kind) for kind in PackageKind))
+            if receipt is not None
         ]
         self._forget_deleted_devices()
         if told:
@@ -143,6 +143,43 @@ class Ota:
                     log.warning("ota: %s is not served: %s", _name(package), problem)
         self._counters.add("ota.not_served")
         raise PackageUnavailable(OtaStatus.NOT_FOUND, f"{_name(package)} is not served: {problem}")
+
+    # ── attributes of the cloud's packages ──
+
+    def as_written(self, entity: EntityId, scope: str, values: Mapping[str, Value]) -> Mapping[str, Value]:
+        """Attributes from the cloud, with the texts of the assigned packages as they are.
+
+        A server turns text that reads as a number into one on its way to an edge: version "2.0" comes as 2.0, and a
+        checksum of digits as a number that no device could compare.
+        """
+        if scope != _SHARED or entity.type != "DEVICE" or not any(key.startswith(("fw_", "sw_")) for key in values):
+            return values
+        device = self._state.device(entity.id)
+        return values if device is None else {**values, **self._texts(device, values)}
+
+    def _texts(self, device: Device, values: Mapping[str, Value]) -> dict[str, Value]:
+        """Those of the values that are numbers and stand for a text of an assigned package: the text."""
+        found: dict[str, Value] = {}
+        for kind in PackageKind:
+            package = self.assigned(device, kind)
+            if package is not None:
+                for key, text in package.attributes().items():
+                    value = values.get(key)
+                    if isinstance(text, str) and type(value) in (int, float) and _reads_as(text, value):
+                        found[key] = text
+        return found
+
+    def _mend(self, device: Device) -> Receipt | None:
+        """Attributes that came before their package."""
+        held = self._state.attributes(device.entity_id, _SHARED)
+        texts = self._texts(device, {key: one.value for key, one in held.items() if key.startswith(("fw_", "sw_"))})
+        if not texts:
+            return None
+        changes = [SaveAttributes(device.entity_id, _SHARED, held[key].ts_ms, {key: texts[key]}) for key in texts]
+        receipt = self._pipeline.commit([*changes, *self._inlet.owe(device.entity_id, list(texts))])
+        notice = AttributeNotice(device.entity_id, texts)
+        receipt.add_done_callback(lambda done: self._tell(done, notice))
+        return receipt
 
     # ── PackageKeeper ──
 
@@ -340,6 +377,13 @@ class Ota:
             }
             for package in packages
         ]
+
+
+def _reads_as(text: str, value: Value | None) -> bool:
+    try:
+        return float(text) == value
+    except ValueError:
+        return False
 
 
 def _name(package: Package) -> str:

@@ -263,3 +263,27 @@ def test_packages_are_in_memory_after_a_start():
     assert State(Snapshot(entities=[(OTA_PACKAGE, id_, {"title": "T"})])).entity_json(OTA_PACKAGE, id_) == {
         "title": "T"
     }
+
+
+@pytest.mark.parametrize("comes_first", ["package", "attributes"])
+async def test_texts_that_the_server_made_numbers_of_are_texts_again(tmp_path, comes_first):
+    async with site(tmp_path) as house:
+        id_ = time_uuid()
+        device = replace(house.add_device(), json={"firmwareId": reference(id_)})
+        house.state.apply([SaveDevice(device)])
+        channel = FakeChannel()
+        house.inlet.open_session(device, channel).subscribe_attributes(True)
+        house.commands.as_written = house.ota.as_written
+        if comes_first == "package":
+            await house.ota.put_package(id_, package("T", "2.10"))
+        sent = {"fw_title": "T", "fw_version": 2.1, "fw_size": 6, "fw_tag": 7, "limit": 2.1}
+        await house.commands.update_attributes(device.entity_id, SHARED, sent, 5)
+        if comes_first == "attributes":
+            await house.ota.put_package(id_, package("T", "2.10"))
+            await house.ota.refresh()
+            await settle()
+        assert shared(house, device) == sent | {"fw_version": "2.10"}
+        assert channel.attributes[-1]["fw_version"] == "2.10"
+        units = len(house.committer.units)
+        await house.ota.refresh()
+        assert len(house.committer.units) == units
