@@ -306,9 +306,10 @@ class Connection(asyncio.BufferedProtocol):
         elif isinstance(packet, Pingreq):
             self.write(encode.PINGRESP)
         elif isinstance(packet, Ack) and packet.kind == PUBREL:
-            self._api.released(packet.packet_id)
-            if self._local is not None:
-                self._local.released(packet.packet_id)
+            if self._local is None:
+                self._api.released(packet.packet_id)
+            else:
+                self._local.released(packet.packet_id, self._api.released)
         elif isinstance(packet, Ack):
             self._acknowledged(packet)
         elif isinstance(packet, Subscribe):

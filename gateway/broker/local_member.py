@@ -141,12 +141,15 @@ class LocalMember:
             session.received.add(packet.packet_id)
         return receipt, 0
 
-    def released(self, packet_id: int) -> None:
-        """PUBREL of the client."""
+    def released(self, packet_id: int, answer: Callable[[int], None]) -> None:
+        """PUBREL of the client. `answer` sends PUBCOMP: then the id is free, so it must not be remembered any more."""
         session = self._session
-        if session is not None and packet_id in session.received:
-            session.received.discard(packet_id)
-            self._hub.submit([DropLocal(local_sessions.RECEIVED, f"{session.id}/{packet_id}")])
+        if session is None or packet_id not in session.received:
+            answer(packet_id)
+            return
+        session.received.discard(packet_id)
+        receipt = self._hub.submit([DropLocal(local_sessions.RECEIVED, f"{session.id}/{packet_id}")])
+        receipt.add_done_callback(lambda done: None if done.cancelled() else answer(packet_id))
 
     # ── subscriptions ──
 

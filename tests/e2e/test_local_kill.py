@@ -59,7 +59,9 @@ async def test_qos_2_arrives_exactly_once_and_in_order_through_kills(tmp_path):
         try:
             await until(lambda: _is(lambda: hears.is_subscribed), 10, "no SUBACK")
             sent = 0
-            for _ in range(3):
+            for life in range(1, 4):
+                # paho lets a new message overtake the repeated ones between CONNECT and CONNACK.
+                await until(lambda life=life: _is(lambda: len(says.present) == life), 20, "not connected again")
                 for _ in range(150):
                     sent += 1
                     says.client.publish("plant/x", b"%d" % sent, 2)
@@ -70,7 +72,8 @@ async def test_qos_2_arrives_exactly_once_and_in_order_through_kills(tmp_path):
             await until(lambda: _is(lambda: len(says.acknowledged) == sent), 20, "not all acknowledged")
             await until(lambda: _is(lambda: len(hears.heard) >= sent), 20, "not all heard")
             assert hears.heard == [b"%d" % number for number in range(1, sent + 1)]
-            assert hears.present == [False, True, True, True]
+            assert not hears.present[0]
+            assert all(hears.present[1:])
         finally:
             says.stop()
             hears.stop()

@@ -210,7 +210,10 @@ async def test_a_qos_2_publish_that_is_sent_again_after_a_kill_is_heard_once():
         assert was_there
         peer.send(encode.publish(4, "a", b"once", 2, 5, is_dup=True))
         assert await peer.receive() == Ack(PUBREC, 5)
+        disk.hold()
         peer.send(encode.ack(PUBREL, 5))
+        assert await peer.ping() == []
+        disk.release()
         assert await peer.receive() == Ack(PUBCOMP, 5)
         assert await hears.ping() == []
         peer.publish("a", b"another", 2, 5)
