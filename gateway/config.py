@@ -318,7 +318,8 @@ class OtaConfig(Settings):
     """Firmware and software that devices download from here."""
 
     max_bytes: PositiveInt = Field(
-        512 << 20, description="What packages from the cloud may take in data_dir/ota; one that does not fit is refused."
+        512 << 20,
+        description="What packages from the cloud may take in data_dir/ota; one that does not fit is refused.",
     )
     folder: Path | None = Field(
         None, description="Packages of your own: their files and packages.yaml (docs/ota.md); works without a cloud."

@@ -17,9 +17,7 @@ from gateway.domain.entity import EdgeIdentity, EntityId, Json
 from gateway.domain.rpc import RpcRequest
 from gateway.domain.telemetry import TsKv, Value
 
-DOCUMENT_TYPES: Final = frozenset(
-    {"DASHBOARD", "ENTITY_VIEW", "TB_RESOURCE", "WIDGETS_BUNDLE", "WIDGET_TYPE"}
-)
+DOCUMENT_TYPES: Final = frozenset({"DASHBOARD", "ENTITY_VIEW", "TB_RESOURCE", "WIDGETS_BUNDLE", "WIDGET_TYPE"})
 """Entities that nothing here acts on: they stay in the store and are not loaded into memory at start."""
 
 MOVED_DEVICES: Final = "moved_devices"
