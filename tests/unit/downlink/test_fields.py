@@ -10,8 +10,8 @@ import pytest
 from gateway.cloud.codec import halves
 from gateway.cloud.decode import decode_response
 from gateway.cloud.pb import edge_pb2
-from gateway.domain.changes import SaveEntity
 from gateway.devices import Ota
+from gateway.domain.changes import SaveEntity
 from gateway.domain.downlink import Ignored
 from gateway.domain.entity import EdgeIdentity, time_uuid
 from gateway.downlink import Dispatcher
