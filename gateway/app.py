@@ -99,6 +99,7 @@ class Gateway:
             rooms.push_async_callback(files.close)
             folder = OtaFolder(config.ota.folder, files) if config.ota.folder is not None else None
             ota = broker.packages = Ota(files, folder, state, pipeline, inlet, clock, counters)
+            self.reload = broker.reload
             fieldbus = Fieldbus(config.buses, inlet, clock, counters)
             wanted = [_found(device) for device in config.devices]
             configured = {found.name for found in wanted}
@@ -204,7 +205,6 @@ class Gateway:
                     keep(watchdog.name, watchdog.serve)
 
                     self.port = broker.port
-                    self.reload = broker.reload
                     # What lives from here on is small and short: the collector need not walk the rest again.
                     gc.collect()
                     gc.freeze()

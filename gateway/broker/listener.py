@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import logging
+import socket
 from collections.abc import Callable, Coroutine, Iterable
 from functools import partial
 from typing import Any, Final
@@ -14,7 +15,7 @@ from gateway.broker.admission import Admission
 from gateway.broker.desk import Desk
 from gateway.broker.front import Connection
 from gateway.broker.local_hub import LocalHub, Router, Unkept
-from gateway.broker.tls import Guest, TlsDoor, TlsFiles
+from gateway.broker.tls import TlsDoor, TlsFiles
 from gateway.config import BrokerConfig
 from gateway.errors import TransientError
 from gateway.ports import Clock, Committer, DeviceInlet, Packages
@@ -121,7 +122,7 @@ class MqttBroker:
             self._tls.refresh()
             house.keep_fresh(self._tls)
         if config.tls_port is not None:
-            self.tls_port = await self._bind(house, config.tls_port, "broker.tls_port", self._behind_tls(house, tcp))
+            self.tls_port = await self._bind_tls(house, config.tls_port, "broker.tls_port", tcp)
         if config.websocket_port is None and config.websocket_tls_port is None:
             return
         # Most houses have no use for it.
@@ -133,36 +134,44 @@ class MqttBroker:
         if config.websocket_port is not None:
             self.websocket_port = await self._bind(house, config.websocket_port, "broker.websocket_port", web)
         if config.websocket_tls_port is not None:
-            self.websocket_tls_port = await self._bind(
-                house, config.websocket_tls_port, "broker.websocket_tls_port", self._behind_tls(house, web)
+            self.websocket_tls_port = await self._bind_tls(
+                house, config.websocket_tls_port, "broker.websocket_tls_port", web
             )
 
-    def _behind_tls(self, house: _House, guest: Callable[[], Guest]) -> Callable[[], TlsDoor]:
-        def door() -> TlsDoor:
-            return TlsDoor(
+    async def _bind_tls(self, house: _House, port: int, setting: str, guest: Callable[[], asyncio.BaseProtocol]) -> int:
+        host = self._config.host
+        listeners: list[socket.socket] = []
+        try:
+            found = await asyncio.get_running_loop().getaddrinfo(
+                host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+            )
+            for family, _, _, _, address in dict.fromkeys(found):
+                listener = socket.create_server(address, family=family, backlog=1024, reuse_port=False)
+                listener.setblocking(False)
+                listeners.append(listener)
+        except OSError as error:
+            for listener in listeners:
+                listener.close()
+            raise _cannot_listen(error, host, port, setting) from error
+        house.doors.append(
+            TlsDoor(
+                listeners,
                 self._tls,
                 house.desk.admission,
                 self._counters,
-                house.desk.spawn,
                 guest,
                 now_s=self._clock.monotonic_s,
                 timeout_s=self._config.connect_timeout_s,
             )
-
-        return door
+        )
+        return int(listeners[0].getsockname()[1])
 
     async def _bind(self, house: _House, port: int, setting: str, protocol: Callable[[], asyncio.BaseProtocol]) -> int:
         host = self._config.host
         try:
             server = await asyncio.get_running_loop().create_server(protocol, host, port, backlog=1024)
         except OSError as error:
-            if error.errno == errno.EADDRINUSE:
-                remedy = f"another program uses it; stop that one, or set {setting} to a free one"
-            elif error.errno == errno.EACCES:
-                remedy = "not allowed; use a port above 1023, or grant CAP_NET_BIND_SERVICE"
-            else:
-                remedy = f"{error.strerror or error}; check broker.host"
-            raise TransientError(f"cannot listen for MQTT on {host} port {port}: {remedy}") from error
+            raise _cannot_listen(error, host, port, setting) from error
         house.servers.append(server)
         return int(server.sockets[0].getsockname()[1])
 
@@ -183,6 +192,8 @@ class _House:
         self._bug: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._tasks: asyncio.TaskGroup
         self.servers: list[asyncio.Server] = []
+        self.doors: list[TlsDoor] = []
+        self._serving: list[asyncio.Task[None]] = []
         self._tls: TlsFiles | None = None
         self._router: Router | None = None
         self._is_waiting_for_disk = False
@@ -206,6 +217,8 @@ class _House:
             self._spawn(self._look_around(), "broker: timeouts")
             if self._tls is not None:
                 self._spawn(self._look_at_certificates(self._tls), "broker: certificates")
+            for door in self.doors:
+                self._serving.append(self._tasks.create_task(door.serve(), name="broker: TLS listener"))
             try:
                 await self._bug
             finally:
@@ -219,6 +232,11 @@ class _House:
         """Nobody new."""
         for server in self.servers:
             server.close()
+        for serving in self._serving:
+            serving.cancel()
+        if not self._serving:
+            for door in self.doors:
+                door.close()
 
     async def _farewell(self) -> None:
         self._is_ending = True
@@ -274,3 +292,13 @@ class _House:
             self._spawn(router.run(), "broker: local topics")
             self._router = router
         return self._router
+
+
+def _cannot_listen(error: OSError, host: str, port: int, setting: str) -> TransientError:
+    if error.errno == errno.EADDRINUSE:
+        remedy = f"another program uses it; stop that one, or set {setting} to a free one"
+    elif error.errno == errno.EACCES:
+        remedy = "not allowed; use a port above 1023, or grant CAP_NET_BIND_SERVICE"
+    else:
+        remedy = f"{error.strerror or error}; check broker.host"
+    return TransientError(f"cannot listen for MQTT on {host} port {port}: {remedy}")

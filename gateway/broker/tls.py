@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import logging
 import os
+import socket
 import ssl
 import weakref
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, Final, Protocol, cast
+from typing import Any, Final, cast
 
 from gateway.broker.admission import Admission
 from gateway.broker.certificates import take_any_certificate
@@ -20,6 +22,7 @@ from gateway.supervise import Counters
 log = logging.getLogger(__name__)
 
 _SHUTDOWN_S: Final = 1.0
+_NO_ROOM_S: Final = 0.2
 _READ_LIMIT_BYTES: Final = 32_768  # decrypted and not yet taken, while reading is paused
 
 _Stamp = tuple[tuple[int, int, int] | None, ...]
@@ -117,92 +120,92 @@ def _reason(error: OSError) -> str:
     return str(getattr(error, "reason", None) or error.strerror or error)
 
 
-class Guest(Protocol):
-    """What is behind the door."""
+class TlsDoor:
+    """One TLS listener: accepts, counts, shakes hands; then the connection has the socket.
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """The handshake is done."""
-        ...
-
-    def data_received(self, data: bytes) -> None:
-        """What came together with its end."""
-        ...
-
-
-class TlsDoor(asyncio.Protocol):
-    """One socket during its handshake; afterwards the connection has it.
-
-    The handshake is ours and not the server's, so that a peer is counted and bounded from its first moment,
-    and so that each handshake takes the certificate of now.
+    It accepts by itself, so that a peer is counted and bounded from its first moment, and so that each handshake
+    takes the certificate of now.
     """
 
     def __init__(
         self,
+        listeners: Sequence[socket.socket],
         files: TlsFiles,
         admission: Admission,
         counters: Counters,
-        spawn: Callable[[Coroutine[Any, Any, None], str], None],
-        connection: Callable[[], Guest],
+        guest: Callable[[], asyncio.BaseProtocol],
         *,
         now_s: Callable[[], float],
         timeout_s: float,
     ) -> None:
-        """`connection` makes the protocol behind the door; `timeout_s` is for the handshake."""
-        self._files, self._admission, self._counters, self._spawn = files, admission, counters, spawn
-        self._connection, self._now_s, self._timeout_s = connection, now_s, timeout_s
-        self._early: list[bytes] = []
-        self._transport: asyncio.Transport
-        self._is_lost = False
-        self._is_open = False
+        """`guest` makes the protocol behind the door; `timeout_s` is for the handshake. The sockets are the door's."""
+        self._listeners, self._files, self._admission, self._counters = listeners, files, admission, counters
+        self._guest, self._now_s, self._timeout_s = guest, now_s, timeout_s
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Count it, then let it prove itself."""
-        if self._is_open:
-            return
-        self._is_open = True
-        self._transport = cast("asyncio.Transport", transport)
-        peer = transport.get_extra_info("peername")
-        address = peer[0] if peer else ""
-        context = self._files.context
-        if context is None:
-            self._counters.add("broker.tls_without_certificate")
-            self._transport.abort()
-        elif not self._admission.enter(address, self._now_s()):
-            self._transport.abort()
-        else:
-            self._transport.pause_reading()  # the handshake reads
-            self._spawn(self._handshake(context, address), "broker: TLS handshake")
-
-    def data_received(self, data: bytes) -> None:
-        """What came in one piece with the end of the handshake."""
-        self._early.append(data)
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        """It left before it was inside."""
-        self._is_lost = True
-
-    async def _handshake(self, context: ssl.SSLContext, address: str) -> None:
-        inside: asyncio.Transport | None = None
+    async def serve(self) -> None:
+        """Until cancelled."""
         try:
-            inside = await asyncio.get_running_loop().start_tls(
-                self._transport,
-                self,
-                context,
-                server_side=True,
+            async with asyncio.TaskGroup() as tasks:
+                for listener in self._listeners:
+                    tasks.create_task(self._accept(listener, tasks), name="broker: TLS")
+        finally:
+            self.close()
+
+    def close(self) -> None:
+        """Nobody new."""
+        for listener in self._listeners:
+            listener.close()
+
+    async def _accept(self, listener: socket.socket, tasks: asyncio.TaskGroup) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            try:
+                peer, (address, *_) = await loop.sock_accept(listener)
+            except OSError as error:  # gone again, or no file left for it
+                self._counters.add("broker.accept_failures")
+                if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM):
+                    await asyncio.sleep(_NO_ROOM_S)
+                continue
+            context = self._files.context
+            if context is None:
+                self._counters.add("broker.tls_without_certificate")
+                peer.close()
+            elif self._admission.enter(address, self._now_s()):
+                tasks.create_task(self._handshake(peer, address, context), name="broker: TLS handshake")
+            else:
+                peer.close()
+
+    async def _handshake(self, peer: socket.socket, address: str, context: ssl.SSLContext) -> None:
+        arrival = _Arrival(self._guest, lambda: self._admission.leave(address))
+        try:
+            await asyncio.get_running_loop().connect_accepted_socket(
+                lambda: arrival,
+                peer,
+                ssl=context,
                 ssl_handshake_timeout=self._timeout_s,
                 ssl_shutdown_timeout=_SHUTDOWN_S,
             )
         except (OSError, ssl.SSLError, TimeoutError):
             self._counters.add("broker.tls_handshakes_failed")
         finally:
-            self._admission.leave(address)
-            if inside is None:
-                self._transport.abort()
-        if inside is None or self._is_lost:
-            return
-        cast(Any, inside).set_read_buffer_limits(_READ_LIMIT_BYTES)
-        protocol = self._connection()
-        inside.set_protocol(cast("asyncio.BaseProtocol", protocol))
-        protocol.connection_made(inside)
-        for data in self._early:
-            protocol.data_received(data)
+            arrival.leave()
+
+
+class _Arrival(asyncio.Protocol):
+    """Keeps the place of a peer until its handshake is done: then the guest takes one of its own."""
+
+    def __init__(self, guest: Callable[[], asyncio.BaseProtocol], leave: Callable[[], None]) -> None:
+        self._guest = guest
+        self._leave: Callable[[], None] | None = leave
+
+    def leave(self) -> None:
+        if self._leave is not None:
+            self._leave()
+            self._leave = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.leave()
+        cast(Any, transport).set_read_buffer_limits(_READ_LIMIT_BYTES)
+        guest = self._guest()
+        transport.set_protocol(guest)
+        guest.connection_made(transport)

@@ -170,7 +170,7 @@ async def test_without_any_certificate_the_plain_port_serves(tmp_path, certifica
     files = {"tls_cert": tmp_path / "cert.pem", "tls_key": tmp_path / "key.pem"}
     async with site(tls_port=0, **files) as here:
         peer, _ = await here.connect()
-        with pytest.raises(OSError, match=r"."):
+        with pytest.raises((ssl.SSLError, ConnectionError)):
             await shown_certificate(here.broker.tls_port)
         assert "No such file" in here.broker.status()["tls_problem"]
         for name in ("cert.pem", "key.pem"):
