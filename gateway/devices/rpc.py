@@ -82,7 +82,10 @@ class RpcDesk:
             for call in self._early:
                 self._start(call)
             self._early.clear()
-            await asyncio.Event().wait()
+            try:
+                await asyncio.Event().wait()
+            finally:
+                self._tasks = None  # what comes now is durable and waits for the next life
 
     def recover(self, snapshot: Snapshot) -> None:
         """Calls that were open at the last exit: answered when they may have run, run when they have not.

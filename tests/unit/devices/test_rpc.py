@@ -474,3 +474,16 @@ async def test_a_persisted_call_that_is_not_taken_is_answered(reason):
         (answer,) = house.answers()
         assert (answer["requestUUID"], answer["error"]) == (str(request.request_uuid), error)
         assert states(house)[-1] is RpcState.DONE
+
+
+async def test_a_call_that_comes_while_the_room_is_closing_is_durable_and_waits():
+    async with House() as house:
+        device, channel = house.add_device(), FakeChannel()
+        house.inlet.open_session(device, channel).subscribe_rpc(True)
+        await settle()
+        house._task.cancel()
+        await asyncio.wait([house._task])
+        await house.commands.call_device(house.call(device))
+        await settle()
+        assert states(house) == [RpcState.QUEUED]
+        assert channel.calls == []
