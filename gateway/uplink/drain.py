@@ -8,7 +8,6 @@ place: `cursor`; `live_first`: `overtaking`.
 from __future__ import annotations
 
 import asyncio
-from contextlib import suppress
 from functools import partial
 from typing import Any, Final
 
@@ -249,8 +248,7 @@ class LaneDrain:
             await self._wake.wait()
         finally:
             timer.cancel()
-            with suppress(asyncio.CancelledError):
-                await timer
+            await asyncio.wait([timer])  # its cancellation, not ours, which may come in this very moment
 
     def _fill_window(self) -> float | None:
         """Send what may be sent; seconds until there may be more without an answer or a new event.

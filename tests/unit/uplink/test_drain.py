@@ -372,3 +372,20 @@ async def test_a_stop_in_the_moment_of_a_parking_is_a_stop():
         bench.task.cancel()
         await asyncio.wait([bench.task], timeout=2)
         assert bench.task.done()
+
+
+@pytest.mark.parametrize("turns", range(8))
+async def test_a_stop_is_heard_in_every_moment_of_a_wait_for_company(turns):
+    async with Bench(batch_size=3, batch_timeout_ms=1000) as bench:
+        bench.events.append(1)
+        await bench.settle()
+        bench.events.append(2)
+        await bench.settle()
+        assert bench.waiting == [[1]]  # the second waits for company, with a timer
+        bench.events.append(3)  # and is woken
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        sender = next(task for task in asyncio.all_tasks() if task.get_name() == "uplink.main.send")
+        sender.cancel()
+        await bench.settle()
+        assert sender.cancelled()
