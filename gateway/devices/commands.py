@@ -325,7 +325,9 @@ class Commands:
         changes: list[Change] = [DeleteAttributes(entity, scope, keys)]
         if scope == AttributeScope.SHARED_SCOPE:
             changes += self._inlet.owe(entity, keys)
-        await self._pipeline.commit(changes)
+        receipt = self._pipeline.commit(changes)
+        self._inlet.questions.written_by_cloud(entity, scope, keys)
+        await receipt
         if scope == AttributeScope.SHARED_SCOPE:
             self._inlet.notify(AttributeNotice(entity, None, keys))
 

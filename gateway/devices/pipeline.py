@@ -14,6 +14,7 @@ from gateway.devices.state import STATEFUL, State
 from gateway.domain.changes import Change, DeleteAttributes, SaveAttributes
 from gateway.domain.entity import EntityId
 from gateway.domain.message import Message
+from gateway.domain.telemetry import Attribute
 from gateway.ports import AttributeNotice, Committer, Outcome, Receipt, RuleCall, RuleProcessor, RuleReply
 from gateway.supervise import Counters
 
@@ -32,8 +33,9 @@ class Pipeline:
         self.on_call: Callable[[RuleCall], None] = _nobody
         self.on_reply: Callable[[RuleReply], None] = _nobody
         self._complained: set[str] = set()
-        self.watched: dict[EntityId, set[tuple[str, str]]] = {}
-        """Scope and key of the attributes of these entities that are written from here on; see `questions`."""
+        self.watched: dict[EntityId, dict[tuple[str, str], Attribute | None]] = {}
+        """Scope and key of the attributes of these entities that are written from here on, and what was held before;
+        see `questions`."""
 
     def run(self, messages: Iterable[Message], first: Sequence[Change] = ()) -> Receipt:
         """Walk the messages through the rules; `first` becomes durable in front of what they cause."""
@@ -70,11 +72,12 @@ class Pipeline:
 
     def _watch(self, changes: Sequence[Change]) -> None:
         for change in changes:
-            if type(change) is SaveAttributes:
-                if (written := self.watched.get(change.entity)) is not None:
-                    written.update((change.scope, key) for key in change.values)
-            elif type(change) is DeleteAttributes and (written := self.watched.get(change.entity)) is not None:
-                written.update((change.scope, key) for key in change.keys)
+            if not isinstance(change, SaveAttributes | DeleteAttributes):
+                continue
+            if (written := self.watched.get(change.entity)) is None:
+                continue
+            for key in change.values if isinstance(change, SaveAttributes) else change.keys:
+                written.setdefault((change.scope, key), self._state.attribute(change.entity, change.scope, key))
 
     def _gather(self, outcome: Outcome, changes: list[Change], into: Outcome | None) -> Outcome:
         """Collect what is to happen after the commit; walk messages that nodes emitted."""

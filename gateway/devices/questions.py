@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from gateway.domain.cloud_event import Lane
 from gateway.domain.entity import EntityId
-from gateway.domain.telemetry import Attribute, Value
+from gateway.domain.telemetry import Attribute, AttributeScope, Value
 from gateway.ports import Clock, CloudEvents, Receipt
 
 if TYPE_CHECKING:
@@ -28,6 +28,7 @@ GRACE_S: Final = 60.0
 PATIENCE_S: Final = 1.0
 """From the confirmation on; who has no attributes and no telemetry is not answered at all."""
 _MOST: Final = 50_000
+_SHARED: Final = AttributeScope.SHARED_SCOPE.value
 
 
 @dataclass(slots=True, eq=False)
@@ -42,7 +43,8 @@ class Question:
     confirmed_s: float | None = None
     is_answered: bool = False
     scopes: set[str] = field(default_factory=set)  # those that were answered
-    written: set[tuple[str, str]] = field(default_factory=set)  # scope and key: written here since the first question
+    written: dict[tuple[str, str], Attribute | None] = field(default_factory=dict)
+    """Scope and key of what was written here since the first question, and what was held before."""
 
 
 class Update(NamedTuple):
@@ -118,12 +120,12 @@ class Questions:
         """
         question = self.find(entity)
         is_answer = question is not None and scope not in question.scopes
-        own = question.written if question is not None and is_answer else ()
+        own = question.written if question is not None and is_answer else {}
         fresh: dict[str, Value] = {}
         for key, value in values.items():
             known = held.get(key)
-            if (scope, key) in own:
-                continue
+            if (scope, key) in own and (scope != _SHARED or _is_held(own[scope, key], value)):
+                continue  # ours is newer; a shared attribute that is new to us was changed in the cloud all the same
             if known is None:
                 fresh[key] = value
             elif ts_ms is None or question is not None:
@@ -143,7 +145,8 @@ class Questions:
         """These were not written by our own rules."""
         question = self._open.get(entity)
         if question is not None:
-            question.written.difference_update((scope, key) for key in keys)
+            for key in keys:
+                question.written.pop((scope, key), None)
 
     def is_waited_for(self, entity: EntityId) -> bool:
         """Its answer has not come, and still may soon."""
@@ -166,3 +169,7 @@ class Questions:
 def _same(one: Value, other: Value) -> bool:
     """Equal, and of one type: true is not 1."""
     return type(one) is type(other) and one == other
+
+
+def _is_held(before: Attribute | None, value: Value) -> bool:
+    return before is not None and _same(before.value, value)

@@ -184,6 +184,30 @@ async def test_what_was_written_here_since_the_question_is_not_overwritten_by_th
         assert house.state.attribute(device.entity_id, SERVER, "late").value == 3
 
 
+async def test_a_shared_attribute_that_the_cloud_changed_wins_over_what_was_written_here_since_the_question():
+    async with rounds(1) as house:
+        (device,) = house.known
+        house.add_attributes(device, SHARED, kept=1, changed=1)
+        await question(house, device)
+        own = {"kept": 2, "changed": 2}
+        await house.pipeline.commit([SaveAttributes(device.entity_id, SHARED, house.clock.now_ms(), own)])
+        await house.clock.advance(1)
+        await answer(house, device, kept=1, changed=3)  # an answer knows `kept` as it was; `changed` is news
+        held = house.state.attributes(device.entity_id, SHARED)
+        assert {key: one.value for key, one in held.items()} == {"kept": 2, "changed": 3}
+
+
+async def test_a_key_that_the_cloud_deleted_and_set_again_is_not_taken_for_ours():
+    async with rounds(1) as house:
+        (device,) = house.known
+        house.add_attributes(device, SERVER, x=1)
+        await question(house, device)
+        await house.commands.delete_attributes(device.entity_id, SERVER, ["x"])
+        await house.clock.advance(1)
+        await answer(house, device, SERVER, x=2)
+        assert house.state.attribute(device.entity_id, SERVER, "x").value == 2
+
+
 async def test_a_change_that_was_stamped_before_the_answer_and_comes_behind_it_is_applied():
     async with rounds(1) as house:
         (device,) = house.known
