@@ -102,6 +102,56 @@ class AclRule(Settings):
         return topic
 
 
+class ProfileConfig(Settings):
+    """What the devices of one profile say over MQTT, where the cloud's profile does not tell (`docs/devices.md`)."""
+
+    name: Annotated[str, Field(min_length=1, max_length=255)]
+    telemetry_topic: str | None = None
+    attributes_topic: str | None = None
+    attributes_subscribe_topic: str | None = None
+    ack_bad_payloads: bool = False
+    payload: Literal["json", "protobuf"] = "json"
+    telemetry_schema: str | None = None
+    attributes_schema: str | None = None
+    rpc_request_schema: str | None = None
+    rpc_response_schema: str | None = None
+    json_too: bool = False
+    json_down: bool = False
+
+    @field_validator("telemetry_topic", "attributes_topic", "attributes_subscribe_topic")
+    @classmethod
+    def _is_filter(cls, topic: str | None) -> str | None:
+        levels = [] if topic is None else topic.split("/")
+        if topic == "" or "#" in levels[:-1] or any(len(level) > 1 and set(level) & {"+", "#"} for level in levels):
+            raise ValueError("is no topic filter: + and # stand alone between slashes, # at the end")
+        return topic
+
+    @model_validator(mode="after")
+    def _json_beside_protobuf(self) -> ProfileConfig:
+        if self.json_down and not self.json_too:
+            raise ValueError("json_down needs json_too")
+        return self
+
+    def to_json(self) -> dict[str, Any]:
+        """As a device profile of the cloud says it (`transportConfiguration`)."""
+        return {
+            "type": "MQTT",
+            "deviceTelemetryTopic": self.telemetry_topic,
+            "deviceAttributesTopic": self.attributes_topic,
+            "deviceAttributesSubscribeTopic": self.attributes_subscribe_topic,
+            "sendAckOnValidationException": self.ack_bad_payloads,
+            "transportPayloadTypeConfiguration": {
+                "transportPayloadType": self.payload.upper(),
+                "deviceTelemetryProtoSchema": self.telemetry_schema,
+                "deviceAttributesProtoSchema": self.attributes_schema,
+                "deviceRpcRequestProtoSchema": self.rpc_request_schema,
+                "deviceRpcResponseProtoSchema": self.rpc_response_schema,
+                "enableCompatibilityWithJsonPayloadFormat": self.json_too,
+                "useJsonPayloadFormatForDefaultDownlinkTopics": self.json_down,
+            },
+        }
+
+
 class BrokerConfig(Settings):
     """The MQTT endpoint for devices."""
 
@@ -158,6 +208,10 @@ class BrokerConfig(Settings):
     local_total_bytes: PositiveInt = Field(32 << 20, description="Of all sessions together; kept in memory too.")
     json_type_cast: bool = Field(
         True, description="Text that reads as a number becomes a number, as the server does it."
+    )
+    profiles: tuple[ProfileConfig, ...] = Field(
+        (),
+        description="Topics and protobuf schemas of profiles: {name, telemetry_topic, payload, telemetry_schema, …}.",
     )
 
     @model_validator(mode="after")

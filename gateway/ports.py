@@ -96,12 +96,12 @@ class DeviceSession(Protocol):
 
     device: Device
 
-    def post_telemetry(self, items: Sequence[TsKv]) -> Receipt:
-        """Into the rules, one message for each time stamp."""
+    def post_telemetry(self, items: Sequence[TsKv], metadata: Mapping[str, str] | None = None) -> Receipt:
+        """Into the rules, one message for each time stamp; `metadata` is added to what rules are told anyway."""
         ...
 
-    def post_attributes(self, values: Mapping[str, Value]) -> Receipt:
-        """Client attributes, into the rules."""
+    def post_attributes(self, values: Mapping[str, Value], metadata: Mapping[str, str] | None = None) -> Receipt:
+        """Client attributes, into the rules; `metadata` as for telemetry."""
         ...
 
     def request_attributes(

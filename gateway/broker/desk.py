@@ -9,6 +9,7 @@ from uuid import UUID
 
 from gateway.broker.admission import Admission
 from gateway.broker.local_hub import LocalHub
+from gateway.broker.profile_topics import Transports
 from gateway.config import BrokerConfig
 from gateway.domain.entity import Device
 from gateway.ports import Clock, DeviceInlet, Packages
@@ -60,6 +61,7 @@ class Desk:
         self.spawn, self.bug, self.congested, self.local = spawn, bug, congested, local
         self.packages: Packages | None = None
         self.complaints = Complaints(clock)
+        self.transports = Transports(config.profiles)
         self.admission = Admission(config, counters)
         self.doorkeeper = self.admission.doorkeeper
         self.read_buffer = memoryview(bytearray(READ_BYTES))

@@ -20,12 +20,12 @@ from gateway.broker.gateway_packet import Verdict
 from gateway.broker.ota import PackageChunks
 from gateway.broker.outbox import Outbox
 from gateway.broker.packets import PUBACK, PUBCOMP, PUBREC, Publish
+from gateway.broker.profile_topics import Transport
 from gateway.broker.receipts import AckQueue
-from gateway.broker.topics import V1, Family, Intent, PublishTopic, parse_id, publish_topic
+from gateway.broker.topics import V1, Family, FilterKind, Intent, PublishTopic, parse_id, publish_topic
 from gateway.domain import payloads
-from gateway.domain.entity import Device
-from gateway.domain.onboarding import parse_claim
-from gateway.domain.rpc import RpcRequest, RpcResponse
+from gateway.domain.entity import Device, DeviceProfile
+from gateway.domain.rpc import RpcError, RpcRequest, RpcResponse
 from gateway.domain.telemetry import Value
 from gateway.errors import RejectedError
 from gateway.ports import DeviceSession, Receipt
@@ -67,6 +67,9 @@ class DeviceApi:
         self._has_ended = False
         self.asking = 0  # questions of the device that are being answered
         self._session: DeviceSession = desk.inlet.open_session(device, self)
+        self._profile: DeviceProfile | None = None
+        self._transport: Transport = desk.transports.of(None, device.type)
+        self.refresh()
         self.chunks = PackageChunks(
             desk, lambda: self._session.device, outbox, self.granted, self._answer, stream, close
         )
@@ -78,6 +81,18 @@ class DeviceApi:
     def session(self) -> DeviceSession:
         """The device room's side of this connection."""
         return self._session
+
+    def refresh(self) -> None:
+        """The profile may have changed; asked once for what has arrived together."""
+        device = self._session.device
+        profile = self._desk.inlet.profile_of(device)
+        if profile is not self._profile or profile is None:
+            self._profile = profile
+            self._transport = self._desk.transports.of(profile, device.type)
+
+    def filter_kind(self, topic_filter: str) -> tuple[FilterKind, Family]:
+        """What a subscription of this device is good for."""
+        return self._transport.filter_kind(topic_filter)
 
     def touch(self) -> None:
         """Any packet counts as activity."""
@@ -98,7 +113,8 @@ class DeviceApi:
         """One PUBLISH of the device; its answer follows by the acknowledgement matrix."""
         if self._has_ended:
             return
-        topic = publish_topic(packet.topic)
+        transport = self._transport
+        topic = transport.publish_topic(packet.topic) if transport.has_topics else publish_topic(packet.topic)
         if packet.qos == 2 and packet.packet_id in self._received:
             receipt = self._received[packet.packet_id]
             if receipt is None or receipt.done():
@@ -106,7 +122,7 @@ class DeviceApi:
             return
         try:
             if topic.intent is Intent.TELEMETRY:
-                self._telemetry(packet)
+                self._telemetry(packet, topic)
             else:
                 self._HANDLERS[topic.intent](self, packet, topic)
         except payloads.PayloadError as error:
@@ -121,28 +137,30 @@ class DeviceApi:
         is_known = self._received.pop(packet_id, self) is not self
         self._write(encode.ack(PUBCOMP, packet_id, self._version, 0 if is_known else 0x92))
 
-    def _telemetry(self, packet: Publish) -> None:
+    def _telemetry(self, packet: Publish, topic: PublishTopic) -> None:
         left_out: list[str] = []
-        items = payloads.parse_telemetry(packet.payload, self._now_ms(), cast=self._cast, left_out=left_out)
+        form = self._transport.forms[topic.family.form]
+        items = form.telemetry(packet.payload, self._now_ms(), cast=self._cast, left_out=left_out)
         if left_out:
             self._keys_left_out(packet, left_out)
         if items:
-            self._answer(packet, self._session.post_telemetry(items))
+            self._answer(packet, self._session.post_telemetry(items, _own_topic(topic)))
         elif items is not None:  # an empty array is taken and never answered
             self._answer(packet, None)
 
     def _attributes(self, packet: Publish, topic: PublishTopic) -> None:
         left_out: list[str] = []
-        values = payloads.parse_attributes(packet.payload, cast=self._cast, left_out=left_out)
+        form = self._transport.forms[topic.family.form]
+        values = form.attributes(packet.payload, cast=self._cast, left_out=left_out)
         if left_out:
             self._keys_left_out(packet, left_out)
-        self._answer(packet, self._session.post_attributes(values) if values else None)
+        self._answer(packet, self._session.post_attributes(values, _own_topic(topic)) if values else None)
 
     def _attribute_request(self, packet: Publish, topic: PublishTopic) -> None:
         request_id = parse_id(topic.id_text)
         if request_id is None:
             raise payloads.PayloadError("the request id in the topic must be a 32-bit integer")
-        client_keys, shared_keys = payloads.parse_attribute_request(packet.payload)
+        client_keys, shared_keys = self._transport.forms[topic.family.form].attribute_request(packet.payload)
         self._answer(packet, None)
         self._ask(self._send_attributes_found(request_id, topic.family, client_keys, shared_keys))
 
@@ -150,21 +168,24 @@ class DeviceApi:
         rpc_id = parse_id(topic.id_text)
         if rpc_id is None:
             raise payloads.PayloadError("the request id in the topic must be a 32-bit integer")
-        self._answer(packet, self._session.answer_rpc(rpc_id, payloads.rpc_answer_text(packet.payload)))
+        answer = self._transport.forms[topic.family.form].rpc_answer(packet.payload)
+        self._answer(packet, self._session.answer_rpc(rpc_id, answer))
 
     def _rpc_request(self, packet: Publish, topic: PublishTopic) -> None:
         request_id = parse_id(topic.id_text)
         if request_id is None:
             raise payloads.PayloadError("the request id in the topic must be a 32-bit integer", is_fatal=True)
-        method, params = payloads.parse_client_rpc(packet.payload)
+        method, params = self._transport.forms[topic.family.form].client_rpc(packet.payload)
         self._answer(packet, None)
         if method == "getSessionLimits" and topic.family.is_v1:
-            self._send_to(topic.family.rpc_response, request_id, orjson.dumps(self._session_limits()))
+            limits = orjson.dumps(self._session_limits()).decode()
+            body = self._transport.form_down(topic.family).rpc_response(request_id, limits)
+            self._send_to(topic.family.rpc_response, request_id, body)
         else:
             self._ask(self._send_rpc_answer(request_id, topic.family, method, params))
 
     def _claim(self, packet: Publish, topic: PublishTopic) -> None:
-        self._answer(packet, self._session.claim(*parse_claim(packet.payload)))
+        self._answer(packet, self._session.claim(*self._transport.forms[""].claim(packet.payload)))
 
     def _gateway(self, packet: Publish, topic: PublishTopic) -> None:
         if self.gateway is None:
@@ -242,8 +263,8 @@ class DeviceApi:
         self._desk.complaints.bad(self._device, packet.topic, str(error))
         if error.is_fatal:
             self._end(SERVER_FAULT)
-        elif packet.qos and self._version == 5:
-            self._answer(packet, None, PAYLOAD_FORMAT_INVALID)
+        elif packet.qos and (self._version == 5 or self._transport.acks_bad_payloads):
+            self._answer(packet, None, PAYLOAD_FORMAT_INVALID if self._version == 5 else 0)
         else:
             self._end(PAYLOAD_FORMAT_INVALID)
 
@@ -271,12 +292,14 @@ class DeviceApi:
     ) -> None:
         client, shared = await self._session.request_attributes(client_keys, shared_keys)
         if request_id >= 0:
-            self._send_to(family.attribute_response, request_id, payloads.attribute_response_json(client, shared))
+            form = self._transport.form_down(family)
+            body = form.attribute_response(request_id, client, shared, self._now_ms())
+            self._send_to(family.attribute_response, request_id, body)
 
     async def _send_rpc_answer(self, request_id: int, family: Family, method: str, params: object) -> None:
         answer = await self._session.call_server(request_id, method, params)
         text = '{"error":"timeout"}' if answer is None else answer
-        self._send_to(family.rpc_response, request_id, text.encode())
+        self._send_to(family.rpc_response, request_id, self._transport.form_down(family).rpc_response(request_id, text))
 
     def _send_to(self, prefix: str, request_id: int, payload: bytes) -> None:
         """Answers need no subscription: then they have QoS 1."""
@@ -309,23 +332,42 @@ class DeviceApi:
 
     def send_attributes(self, values: Mapping[str, Value]) -> None:
         """Changed shared attributes."""
-        topic = self._attributes_family.attributes
-        self._outbox.publish(topic, payloads.attributes_json(values), self.granted.get(topic, 1))
+        self.refresh()
+        form = self._transport.form_down(self._attributes_family)
+        self._push(form.attribute_update(values, self._now_ms()))
 
     def send_attributes_deleted(self, keys: Sequence[str]) -> None:
         """Deleted shared attributes."""
+        self.refresh()
+        form = self._transport.form_down(self._attributes_family)
+        self._push(form.attributes_deleted(keys, self._now_ms()))
+
+    def _push(self, payload: bytes) -> None:
         topic = self._attributes_family.attributes
-        self._outbox.publish(topic, payloads.deleted_json(keys), self.granted.get(topic, 1))
+        self._outbox.publish(topic, payload, self.granted.get(topic, 1))
 
     def send_rpc(self, rpc_id: int, request: RpcRequest) -> Awaitable[RpcResponse | None]:
         """A call; the device's answer comes as a publish."""
+        self.refresh()
         prefix = self._rpc_family.rpc_request
-        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._outbox.publish(
-            f"{prefix}{rpc_id}", payloads.rpc_request_json(request), self.granted.get(prefix + "+", 1), done=done
-        )
+        loop = asyncio.get_running_loop()
+        try:
+            body = self._transport.form_down(self._rpc_family).rpc_request(rpc_id, request)
+        except RejectedError as error:
+            self._desk.counters.add("broker.calls_not_written")
+            self._desk.complaints.bad(self._device, prefix, f"a call cannot be written: {error}")
+            refusal: asyncio.Future[RpcResponse | None] = loop.create_future()
+            refusal.set_result(RpcResponse(error=RpcError.INTERNAL))
+            return refusal
+        done: asyncio.Future[None] = loop.create_future()
+        self._outbox.publish(f"{prefix}{rpc_id}", body, self.granted.get(prefix + "+", 1), done=done)
         return done
 
     def close(self, reason: str) -> None:
         """End the connection from this side."""
         self._close(CLOSE_REASONS.get(reason, SERVER_FAULT))
+
+
+def _own_topic(topic: PublishTopic) -> Mapping[str, str] | None:
+    """What rules are told of a topic that is the device profile's own."""
+    return {"mqttTopic": topic.id_text} if topic.id_text else None

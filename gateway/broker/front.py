@@ -34,7 +34,7 @@ from gateway.broker.packets import (
 )
 from gateway.broker.provision import ProvisionSession, asks_to_be_provisioned
 from gateway.broker.receipts import AckQueue
-from gateway.broker.topics import FilterKind, filter_kind, is_local
+from gateway.broker.topics import FilterKind, is_local
 from gateway.broker.wire import Decoder
 from gateway.domain.entity import Device
 from gateway.domain.onboarding import CertificateChain
@@ -242,10 +242,12 @@ class Connection(asyncio.BufferedProtocol):
         if self._closed_s is not None:
             return
         decoder, api, acks = self._decoder, self._api, self._acks
-        if api is not None and self._desk.inlet.is_congested:
-            self._hold_for(DISK)
-            self._desk.congested()
-            return
+        if api is not None:
+            if self._desk.inlet.is_congested:
+                self._hold_for(DISK)
+                self._desk.congested()
+                return
+            api.refresh()
         max_inflight = self._config.max_inflight
         monotonic_s = self._desk.clock.monotonic_s
         until_s = monotonic_s() + _TURN_S
@@ -440,7 +442,8 @@ class Connection(asyncio.BufferedProtocol):
     def _subscribe(self, packet: Subscribe, api: DeviceApi) -> None:
         version = self._connect.version if self._connect is not None else 4
         codes = [0x8F if version == 5 else 0x80] * len(packet.filters)
-        known = [filter_kind(name) for name, _ in packet.filters]
+        api.refresh()
+        known = [api.filter_kind(name) for name, _ in packet.filters]
         local: list[int] = []
         free = self._config.max_subscriptions - len(self._local_filters) - len(api.granted)
         for index, ((name, qos), (kind, _)) in enumerate(zip(packet.filters, known, strict=True)):
@@ -476,16 +479,16 @@ class Connection(asyncio.BufferedProtocol):
     def _unsubscribe(self, packet: Unsubscribe, api: DeviceApi) -> None:
         version = self._connect.version if self._connect is not None else 4
         codes: list[int] = []
-        had = {filter_kind(name)[0] for name in api.granted}
+        had = {api.filter_kind(name)[0] for name in api.granted}
         for name in packet.filters:
-            kind, _ = filter_kind(name)
+            kind, _ = api.filter_kind(name)
             if kind is FilterKind.REFUSED:
                 codes.append(0x8F)
             elif self._local is not None and self._local.unsubscribe(name):
                 codes.append(0)
             else:
                 codes.append(0 if api.granted.pop(name, None) is not None else 0x11)
-        gone = had - {filter_kind(name)[0] for name in api.granted}
+        gone = had - {api.filter_kind(name)[0] for name in api.granted}
         if FilterKind.ATTRIBUTES in gone:
             api.session.subscribe_attributes(False)
         if FilterKind.RPC in gone:
@@ -530,7 +533,7 @@ class Connection(asyncio.BufferedProtocol):
         api.resume(local.received)
         for name, qos in local.api_filters.items():
             api.granted[name] = qos
-            kind, family = filter_kind(name)
+            kind, family = api.filter_kind(name)
             if kind is FilterKind.ATTRIBUTES:
                 api.subscribe_attributes(family)
             elif kind is FilterKind.RPC:

@@ -1,6 +1,6 @@
 """Topic ⇄ intent: which topics are the device API, in which family, and what belongs to local publish/subscribe.
 
-Source: ThingsBoard 4.3 device API: topics of v1, v2 and v2 with forced JSON.
+Source: ThingsBoard 4.3 device API: topics of v1, v2, and v2 with forced JSON or protobuf.
 """
 
 from __future__ import annotations
@@ -34,6 +34,7 @@ class Family(NamedTuple):
     attribute_response: str
     rpc_request: str
     rpc_response: str
+    form: str = ""  # of payloads: "json", "protobuf", or as the device's profile says
 
 
 V1: Final = Family(
@@ -46,11 +47,17 @@ V1: Final = Family(
     "v1/devices/me/rpc/response/",
 )
 V2: Final = Family(False, "v2/t", "v2/a", "v2/a/req/", "v2/a/res/", "v2/r/req/", "v2/r/res/")
-V2_JSON: Final = Family(False, "v2/t/j", "v2/a/j", "v2/a/req/j/", "v2/a/res/j/", "v2/r/req/j/", "v2/r/res/j/")
+V2_JSON: Final = Family(False, "v2/t/j", "v2/a/j", "v2/a/req/j/", "v2/a/res/j/", "v2/r/req/j/", "v2/r/res/j/", "json")
+V2_PROTOBUF: Final = Family(
+    False, "v2/t/p", "v2/a/p", "v2/a/req/p/", "v2/a/res/p/", "v2/r/req/p/", "v2/r/res/p/", "protobuf"
+)
+_FAMILIES: Final = (V1, V2_JSON, V2_PROTOBUF, V2)  # `v2/r/req/j/7` is not the id `j/7` of `v2/r/req/`
 
 
 class PublishTopic(NamedTuple):
-    """A topic understood. `id_text` is what stands for the request id, not yet checked to be a number."""
+    """A topic understood. `id_text` is what stands for the request id, not yet checked to be a number; of telemetry
+    and attributes it is the topic itself where that is one of the device profile's own.
+    """
 
     intent: Intent
     family: Family = V1
@@ -59,21 +66,19 @@ class PublishTopic(NamedTuple):
 
 _EXACT: Final[dict[str, PublishTopic]] = {
     topic: PublishTopic(intent, family)
-    for family in (V1, V2, V2_JSON)
+    for family in _FAMILIES
     for topic, intent in ((family.telemetry, Intent.TELEMETRY), (family.attributes, Intent.ATTRIBUTES))
 }
 _EXACT["v1/devices/me/claim"] = PublishTopic(Intent.CLAIM)
-# The longer prefixes first: `v2/r/req/j/7` is not the id `j/7` of `v2/r/req/`.
 _PREFIXES: Final = tuple(
     (prefix, intent, family)
-    for family in (V1, V2_JSON, V2)
+    for family in _FAMILIES
     for prefix, intent in (
         (family.attribute_request, Intent.ATTRIBUTE_REQUEST),
         (family.rpc_response, Intent.RPC_ANSWER),
         (family.rpc_request, Intent.RPC_REQUEST),
     )
 )
-_FORCED_PROTOBUF: Final = ("v2/a/req/p/", "v2/r/res/p/", "v2/r/req/p/")
 _UNKNOWN: Final = PublishTopic(Intent.UNKNOWN)
 _LOCAL: Final = PublishTopic(Intent.LOCAL)
 _GATEWAY: Final = PublishTopic(Intent.GATEWAY)
@@ -89,8 +94,6 @@ def publish_topic(topic: str) -> PublishTopic:
         return _LOCAL
     if topic.startswith("v1/gateway/"):
         return _GATEWAY
-    if topic.startswith(_FORCED_PROTOBUF):
-        return _UNKNOWN
     for prefix, intent, family in _PREFIXES:
         if topic.startswith(prefix):
             return PublishTopic(intent, family, topic[len(prefix) :])
@@ -121,7 +124,7 @@ _ANSWERED_ANYWAY: Final = (
 )
 _FILTERS: Final[dict[str, tuple[FilterKind, Family]]] = dict.fromkeys(_ANSWERED_ANYWAY, (FilterKind.GRANTED, V1)) | {
     topic_filter: (kind, family)
-    for family in (V1, V2, V2_JSON)
+    for family in _FAMILIES
     for topic_filter, kind in (
         (family.attributes, FilterKind.ATTRIBUTES),
         (family.rpc_request + "+", FilterKind.RPC),

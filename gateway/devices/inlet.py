@@ -73,28 +73,30 @@ class Session:
         self._entity = device.entity_id
         self._last_receipt: Receipt | None = None
 
-    def post_telemetry(self, items: Sequence[TsKv]) -> Receipt:
+    def post_telemetry(self, items: Sequence[TsKv], metadata: Mapping[str, str] | None = None) -> Receipt:
         """Into the rules, one message for each time stamp."""
         inlet = self._inlet
         device = self.device
         self.last_activity_ms = now_ms = inlet.clock.now_ms()
         self.readings += len(items)
-        receipt = inlet.pipeline.run(
-            [
-                Message(
-                    type=_TELEMETRY,
-                    originator=self._entity,
-                    data=item.values,
-                    metadata={"deviceName": device.name, "deviceType": device.type, "ts": str(item.ts_ms)},
-                    ts_ms=now_ms,
-                )
-                for item in items
-            ]
-        )
+        messages = [
+            Message(
+                type=_TELEMETRY,
+                originator=self._entity,
+                data=item.values,
+                metadata={"deviceName": device.name, "deviceType": device.type, "ts": str(item.ts_ms)},
+                ts_ms=now_ms,
+            )
+            for item in items
+        ]
+        if metadata is not None:
+            for message in messages:
+                message.metadata.update(metadata)
+        receipt = inlet.pipeline.run(messages)
         self._last_receipt = receipt
         return receipt
 
-    def post_attributes(self, values: Mapping[str, Value]) -> Receipt:
+    def post_attributes(self, values: Mapping[str, Value], metadata: Mapping[str, str] | None = None) -> Receipt:
         """Client attributes, into the rules."""
         self.last_activity_ms = now_ms = self._inlet.clock.now_ms()
         written_ms = self._inlet.attributes_ms(self._entity, now_ms)
@@ -108,6 +110,7 @@ class Session:
                         "deviceName": self.device.name,
                         "deviceType": self.device.type,
                         "notifyDevice": "false",
+                        **(metadata or {}),
                     },
                     ts_ms=written_ms,
                 )

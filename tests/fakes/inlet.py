@@ -21,6 +21,7 @@ class FakeSession:
     def __init__(self, inlet: "FakeInlet", device: Device, channel: DeviceChannel) -> None:
         self.inlet, self.device, self.channel = inlet, device, channel
         self.posted: list[Any] = []
+        self.told: list[Mapping[str, str] | None] = []  # metadata of telemetry and attributes
         self.answers: list[tuple[int, str]] = []
         self.calls: list[tuple[int, str, Any]] = []
         self.is_open = True
@@ -30,12 +31,14 @@ class FakeSession:
         self.asked: list[tuple[Sequence[str] | None, Sequence[str] | None]] = []
         self.server_answer: str | None = None
 
-    def post_telemetry(self, items: Sequence[TsKv]) -> Receipt:
+    def post_telemetry(self, items: Sequence[TsKv], metadata: Mapping[str, str] | None = None) -> Receipt:
         self.posted.append(items)
+        self.told.append(metadata)
         return self.inlet.receipt()
 
-    def post_attributes(self, values: Mapping[str, Value]) -> Receipt:
+    def post_attributes(self, values: Mapping[str, Value], metadata: Mapping[str, str] | None = None) -> Receipt:
         self.posted.append(values)
+        self.told.append(metadata)
         return self.inlet.receipt()
 
     async def request_attributes(

@@ -170,9 +170,10 @@ CASES = (
         ("v1/devices/me/attributes/request/1", b"{}"), ("v1/devices/me/rpc/request/1", b'{"method":"getTime"}'),
     ]]
     + [(TELEMETRY, payload, "bad") for payload in BAD]
+    + [("v2/t/p", b"x", "bad"), ("v2/a/p", b"x", "bad"), ("v2/a/req/p/1", b"", "ok"), ("v2/r/req/p/1", b"", "fatal")]
     + [(ATTRIBUTES, b"[]", "bad"), ("v1/devices/me/attributes/request/x", b"{}", "bad")]
     + [(topic, payload, "fatal") for topic, payload in FATAL]
-    + [(topic, b"x", "unknown") for topic in ("v1/x", "v2/t/p", "$SYS/x", "/provision/request")]
+    + [(topic, b"x", "unknown") for topic in ("v1/x", "v2/t/x", "$SYS/x", "/provision/request")]
     + [("v1/devices/me/claim", payload, kind) for payload, kind in ((b"", "ok"), (b"{}", "ok"), (b"[]", "bad"))]
     + [("v1/gateway/telemetry", b"{}", "silent"), (TELEMETRY, b"[]", "silent")]
 )  # fmt: skip
@@ -193,7 +194,7 @@ def expected(kind: str, version: int, qos: int):
     return None, ({"bad": 0x99, "fatal": 0x8B}[kind] if is_v5 else None), False
 
 
-@pytest.mark.parametrize("version", [4, 5])
+@pytest.mark.parametrize("version", [3, 4, 5])
 @pytest.mark.parametrize("qos", [0, 1, 2])
 async def test_the_acknowledgement_matrix(version, qos):
     async with site() as here:
@@ -295,7 +296,7 @@ async def test_a_device_whose_messages_are_slow_in_the_rules_lets_the_others_hav
         happened: list[str] = []
         take = session.post_telemetry
 
-        def slow(items: Any) -> Any:
+        def slow(items: Any, metadata: Any = None) -> Any:
             happened.append("slow")
             here.clock._monotonic_s += 0.3
             rounds(5)

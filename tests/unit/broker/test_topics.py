@@ -2,7 +2,18 @@
 
 import pytest
 
-from gateway.broker.topics import V1, V2, V2_JSON, FilterKind, Intent, filter_kind, is_local, parse_id, publish_topic
+from gateway.broker.topics import (
+    V1,
+    V2,
+    V2_JSON,
+    V2_PROTOBUF,
+    FilterKind,
+    Intent,
+    filter_kind,
+    is_local,
+    parse_id,
+    publish_topic,
+)
 
 
 @pytest.mark.parametrize(
@@ -11,17 +22,17 @@ from gateway.broker.topics import V1, V2, V2_JSON, FilterKind, Intent, filter_ki
         ("v1/devices/me/telemetry", Intent.TELEMETRY, V1, ""),
         ("v2/t", Intent.TELEMETRY, V2, ""),
         ("v2/t/j", Intent.TELEMETRY, V2_JSON, ""),
-        ("v2/t/p", Intent.UNKNOWN, V1, ""),
+        ("v2/t/p", Intent.TELEMETRY, V2_PROTOBUF, ""),
         ("v1/devices/me/attributes", Intent.ATTRIBUTES, V1, ""),
         ("v2/a/j", Intent.ATTRIBUTES, V2_JSON, ""),
         ("v1/devices/me/attributes/request/7", Intent.ATTRIBUTE_REQUEST, V1, "7"),
         ("v2/a/req/7", Intent.ATTRIBUTE_REQUEST, V2, "7"),
         ("v2/a/req/j/7", Intent.ATTRIBUTE_REQUEST, V2_JSON, "7"),
-        ("v2/a/req/p/7", Intent.UNKNOWN, V1, ""),
+        ("v2/a/req/p/7", Intent.ATTRIBUTE_REQUEST, V2_PROTOBUF, "7"),
         ("v1/devices/me/rpc/response/7", Intent.RPC_ANSWER, V1, "7"),
         ("v2/r/res/j/7", Intent.RPC_ANSWER, V2_JSON, "7"),
         ("v1/devices/me/rpc/request/x", Intent.RPC_REQUEST, V1, "x"),
-        ("v2/r/req/p/7", Intent.UNKNOWN, V1, ""),
+        ("v2/r/req/p/7", Intent.RPC_REQUEST, V2_PROTOBUF, "7"),
         ("v1/devices/me/claim", Intent.CLAIM, V1, ""),
         ("v1/gateway/telemetry", Intent.GATEWAY, V1, ""),
         ("v1/x", Intent.UNKNOWN, V1, ""),
@@ -49,7 +60,7 @@ def test_publish_topics(topic, intent, family, id_text):
         ("v1/devices/me/telemetry", FilterKind.REFUSED),
         ("v1/devices/me/attributes/response/1", FilterKind.REFUSED),
         ("v1/#", FilterKind.REFUSED),
-        ("v2/a/p", FilterKind.REFUSED),
+        ("v2/a/p", FilterKind.ATTRIBUTES),
         ("$share/g/plant", FilterKind.REFUSED),
         ("#", FilterKind.LOCAL),
         ("+/line", FilterKind.LOCAL),

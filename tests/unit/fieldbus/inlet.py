@@ -18,11 +18,11 @@ class FakeSession:
         self.hears: set[str] = set()
         self.is_open = True
 
-    def post_telemetry(self, items: Sequence[TsKv]) -> Receipt:
+    def post_telemetry(self, items: Sequence[TsKv], metadata: Mapping[str, str] | None = None) -> Receipt:
         self.telemetry += items
         return self.house.receipt()
 
-    def post_attributes(self, values: Mapping[str, Value]) -> Receipt:
+    def post_attributes(self, values: Mapping[str, Value], metadata: Mapping[str, str] | None = None) -> Receipt:
         self.attributes.append(values)
         return self.house.receipt()
 
