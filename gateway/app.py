@@ -128,6 +128,7 @@ class Gateway:
                     mouths = [keep(rpc.name, rpc.serve)]  # what takes things in: stopped first
                     rpc.recover(snapshot)
                     keep(ota.name, ota.serve)
+                    keep(inlet.connectivity.name, inlet.connectivity.serve)
                     mouths.append(keep(broker.name, broker.serve))
                     await _first(asyncio.ensure_future(broker.ready.wait()), committing, timeout_s=2)
                     if config.http.port is not None or config.http.tls_port is not None:
@@ -219,6 +220,7 @@ class Gateway:
                     for mouth in mouths:
                         mouth.cancel()
                     await asyncio.wait(mouths, timeout=STOP_S / 2)
+                    inlet.connectivity.stop()
                     await committer.drain(STOP_S / 2)
                     raise _Stop
             except* _Stop:
@@ -442,9 +444,10 @@ def _devices(state: State, inlet: Inlet) -> list[dict[str, Any]]:
             "name": device.local_name or device.name,
             "profile": device.type,
             "origin": device.origin,
-            "is_online": device.id in sessions,
+            "is_online": device.id in sessions and sessions[device.id].is_heard,
+            "is_active": inlet.connectivity.is_active(device.id),
             "readings": sessions[device.id].readings if device.id in sessions else 0,
-            "last_activity_ms": sessions[device.id].last_activity_ms if device.id in sessions else None,
+            "last_activity_ms": (sessions[device.id].last_activity_ms or None) if device.id in sessions else None,
         }
         for device in state.devices()
     ]

@@ -143,6 +143,12 @@ class DeviceSession(Protocol):
         """Any packet counts as activity."""
         ...
 
+    def fall_silent(self) -> None:
+        """What is behind the channel does not answer: it counts as disconnected until it posts again. For buses,
+        whose sessions stay open without a device.
+        """
+        ...
+
     def close(self) -> None:
         """The connection is gone; safe to call twice."""
         ...

@@ -10,6 +10,7 @@ from uuid import UUID, uuid4
 
 from gateway.devices.asking import Asking
 from gateway.devices.claims import Claims
+from gateway.devices.connectivity import Connectivity
 from gateway.devices.notices import Notices
 from gateway.devices.provisioning import Provisioning
 from gateway.devices.questions import Questions
@@ -187,6 +188,19 @@ class Session:
         """Any packet counts as activity."""
         self.last_activity_ms = self._inlet.clock.now_ms()
 
+    def fall_silent(self) -> None:
+        """What is behind the channel does not answer: disconnected until it says something again."""
+        if self.last_activity_ms == self.opened_ms:
+            self._inlet.connectivity.withdrawn(self)
+        elif self.is_heard:
+            self._inlet.connectivity.closed(self)
+        self.last_activity_ms = 0
+
+    @property
+    def is_heard(self) -> bool:
+        """Not silent, see `fall_silent`."""
+        return self.last_activity_ms > 0
+
     def close(self) -> None:
         """The connection is gone; safe to call twice."""
         if self.is_open:
@@ -211,6 +225,9 @@ class Inlet:
         self._visits: dict[UUID, Session] = {}
         self._through_gateways: dict[UUID, Session] = {}
         self.sub_devices = SubDevices(state, pipeline, clock, counters)
+        self.connectivity = Connectivity(
+            state, pipeline, committer, clock, counters, self._sessions, self._through_gateways, self._visits
+        )
         self.notices = Notices(state, pipeline, clock, counters)
         self._owed: dict[UUID, set[str]] = {}  # as the settings will be when all commits are done
         self._moved: dict[UUID, UUID] = {}
@@ -279,6 +296,8 @@ class Inlet:
             older.close()
             older.channel.close("taken_over")
         session = sessions[current.id] = Session(self, current, channel, self.clock.now_ms())
+        if sessions is not self._visits:
+            self.connectivity.opened(session, takes_over=older is not None)
         return session
 
     def closed(self, session: Session) -> None:
@@ -288,6 +307,7 @@ class Inlet:
         for sessions in (self._sessions, self._through_gateways, self._visits):
             if sessions.get(session.device.id) is session:
                 del sessions[session.device.id]
+                self.connectivity.closed(session, is_visit=sessions is self._visits)
 
     def sessions(self) -> Mapping[UUID, Session]:
         """The live ones, by device id; one through a gateway, or a visit, where the device has none of its own."""

@@ -7,7 +7,7 @@ import logging
 import math
 import random
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -177,11 +177,15 @@ class Bus:
         except BusLost as error:
             self._count_error(unit)
             scheduler.suspend_all(self._clock.monotonic_s() + self._outage.failed(error, self._clock.now_ms()))
+            if self._outage.is_beginning:
+                self._fall_silent(self._channels)
         except TransientError as error:
             self._count_error(unit)
             self._outage.answered(self._clock.now_ms())
             until_s = self._clock.monotonic_s() + unit.outage.failed(error, self._clock.now_ms())
             scheduler.suspend(poll.unit, until_s)
+            if unit.outage.is_beginning:
+                self._fall_silent(unit.devices)
         except RejectedError as error:
             self._count_error(unit)
             self._mark_good(unit)
@@ -193,6 +197,7 @@ class Bus:
             if readings:
                 unit.last_good_ms = self._clock.now_ms()
                 self._counters.add("fieldbus.readings", len(readings))
+                unit.devices.update(reading.device for reading in readings)
                 self._receipts[poll] = self._post(readings)
 
     def _post(self, readings: Sequence[Reading]) -> list[Receipt]:
@@ -210,6 +215,10 @@ class Bus:
             items = [TsKv(ts_ms, values) for ts_ms, values in telemetry.get(device, {}).items()]
             receipts += self._channels[device].post(items, attributes.get(device, {}))
         return receipts
+
+    def _fall_silent(self, devices: Iterable[str]) -> None:
+        for device in devices:
+            self._channels[device].fall_silent()
 
     def _mark_good(self, unit: Unit) -> None:
         now_ms = self._clock.now_ms()

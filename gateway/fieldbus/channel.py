@@ -71,6 +71,7 @@ class BusChannel:
         self._session = session
         session.subscribe_attributes(True)
         session.subscribe_rpc(True)
+        session.fall_silent()  # nothing was read yet
         return True
 
     def post(self, telemetry: Sequence[TsKv], attributes: Mapping[str, Value]) -> list[Receipt]:
@@ -84,6 +85,11 @@ class BusChannel:
         if attributes:
             receipts.append(self._session.post_attributes(attributes))
         return receipts
+
+    def fall_silent(self) -> None:
+        """Its unit, or the whole bus, does not answer."""
+        if self._session is not None:
+            self._session.fall_silent()
 
     def end(self) -> None:
         """The bus stops."""

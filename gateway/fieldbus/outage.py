@@ -36,6 +36,11 @@ class Outage:
             log.warning("%s is silent, trying again in the background: %s", self._name, error)
         return self._backoff.next_s()
 
+    @property
+    def is_beginning(self) -> bool:
+        """The last failure was the one that makes it an outage."""
+        return self._failures == 2
+
     def answered(self, now_ms: int) -> None:
         """It works."""
         if self.since_ms is None:
@@ -55,6 +60,7 @@ class Unit:
         self.polls = self.errors = 0
         self.last_good_ms: int | None = None
         self.last_refusal: str | None = None
+        self.devices: set[str] = set()  # whose values its polls have brought
 
     def status(self, *, is_bus_lost: bool) -> dict[str, object]:
         """For a person."""

@@ -28,6 +28,7 @@ class FakeSession:
         self.has_attributes = self.has_rpc = False
         self.touches = 0
         self.attributes = inlet.attributes
+        self.silences = 0
         self.asked: list[tuple[Sequence[str] | None, Sequence[str] | None]] = []
         self.server_answer: str | None = None
 
@@ -67,6 +68,9 @@ class FakeSession:
 
     def touch(self) -> None:
         self.touches += 1
+
+    def fall_silent(self) -> None:
+        self.silences += 1
 
     def close(self) -> None:
         self.is_open = False

@@ -16,6 +16,7 @@ class FakeSession:
         self.telemetry: list[TsKv] = []
         self.attributes: list[Mapping[str, Value]] = []
         self.hears: set[str] = set()
+        self.silences = 0
         self.is_open = True
 
     def post_telemetry(self, items: Sequence[TsKv], metadata: Mapping[str, str] | None = None) -> Receipt:
@@ -31,6 +32,9 @@ class FakeSession:
 
     def subscribe_rpc(self, is_on: bool, again_s: float = 0.0) -> None:
         self.hears.add("rpc")
+
+    def fall_silent(self) -> None:
+        self.silences += 1
 
     def close(self) -> None:
         self.is_open = False

@@ -134,6 +134,21 @@ async def test_a_silent_unit_backs_off_alone_and_comes_back_with_two_log_lines(c
     assert "unit A answers again" in lines[1]
 
 
+async def test_sessions_fall_silent_at_the_start_and_when_an_outage_begins_not_at_one_lost_answer():
+    scene = Scene("A", "B")
+    async with scene.running():
+        sessions = [scene.house.session(name) for name in "AB"]
+        assert [session.silences for session in sessions] == [1, 1]  # opened, nothing read yet
+        scene.bus.broken["A"] = TransientError("line: unit A: no answer")
+        await scene.clock.advance(1.0)
+        assert [session.silences for session in sessions] == [1, 1]
+        await scene.clock.advance(60.0)
+        assert [session.silences for session in sessions] == [2, 1]
+        scene.bus.broken["A"] = scene.bus.broken["B"] = BusLost("line: no connection")
+        await scene.clock.advance(60.0)
+        assert [session.silences for session in sessions] == [3, 2]
+
+
 async def test_a_lost_bus_is_one_outage_whatever_the_number_of_units(caplog):
     scene = Scene("A", "B", "C")
     for name in "ABC":
