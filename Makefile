@@ -3,14 +3,16 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 TB_VENV := .venv-tb
+TBGW_VENV := .venv-tbgw
 
-.PHONY: help demo test test-fast lint bench proto config run clean
+.PHONY: help demo test test-fast lint bench foreign proto config run clean
 
 help:
 	@echo "make demo       set up, then the whole path in one terminal, about a minute"
 	@echo "make test       set up, then everything: format, lint, types, imports, all tests"
 	@echo "make test-fast  the same without servers"
 	@echo "make bench      every figure beside its limit"
+	@echo "make foreign    the vendor's client SDK and gateway, each in an environment of its own, for the tests"
 	@echo "make proto      regenerate gateway/cloud/pb from proto/"
 	@echo "make config     regenerate config/gateway.yaml from the typed settings"
 
@@ -35,6 +37,16 @@ $(TB_VENV)/done: pyproject.toml
 	@$(TB_VENV)/bin/pip install --quiet --disable-pip-version-check 'tb-mqtt-client==1.13.14'
 	@touch $@
 
+# The vendor's gateway installs what its connectors need with pip while it runs; here it finds it installed.
+$(TBGW_VENV)/done: pyproject.toml
+	@test -x $(TBGW_VENV)/bin/python || $(PYTHON) -m venv $(TBGW_VENV)
+	@echo "installing the ThingsBoard IoT Gateway into $(TBGW_VENV) …"
+	@$(TBGW_VENV)/bin/pip install --quiet --disable-pip-version-check \
+	  'thingsboard-gateway==3.8.5' mmh3 'pymodbus==3.9.2' pyserial-asyncio
+	@touch $@
+
+foreign: $(TB_VENV)/done $(TBGW_VENV)/done
+
 demo: $(VENV)/run.done
 	@$(BIN)/edge-gateway demo $(ARGS)
 
@@ -47,7 +59,7 @@ lint: $(VENV)/dev.done
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-test: $(VENV)/dev.done $(TB_VENV)/done
+test: $(VENV)/dev.done foreign
 	@sh tests/debian.sh
 	$(MAKE) --no-print-directory lint
 	$(BIN)/pytest $(ARGS)
@@ -67,4 +79,4 @@ config: $(VENV)/run.done
 	$(BIN)/edge-gateway config-sample > config/gateway.yaml
 
 clean:
-	rm -rf $(VENV) $(TB_VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis build *.egg-info
+	rm -rf $(VENV) $(TB_VENV) $(TBGW_VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis build *.egg-info
