@@ -19,6 +19,7 @@ FindCredentials = Callable[[str], tuple[Credentials, Device] | None]
 ACCEPTED: Final = (0, 0x00)
 NOT_AUTHORIZED: Final = (5, 0x87)
 UNAVAILABLE: Final = (3, 0x88)
+BAD_CLIENT_ID: Final = (2, 0x85)
 """CONNACK codes (3.x, 5.0)."""
 
 

@@ -48,6 +48,7 @@ _TURN_S: Final = 0.02  # the same, when its messages are slow in the rules
 _PAUSE_S: Final = 0.02  # then the others have so long
 _MIN_WRITE_BUFFER: Final = 1 << 20
 _CONNECT: Final = 0x10
+MAX_CLIENT_ID_3_1: Final = 23  # MQTT 3.1 wants one, of at most so many characters; later versions leave it free
 _LINGER_S: Final = 1.0  # for the last packets of a closing connection
 
 NORMAL, PROTOCOL_ERROR, FAILURE, NOT_AUTHORIZED, SERVER_FAULT, KEEPALIVE_TIMEOUT = 0x00, 0x82, 0x83, 0x87, 0x8B, 0x8D
@@ -337,6 +338,10 @@ class Connection(asyncio.BufferedProtocol):
 
     def _accept(self, packet: Connect) -> None:
         self._connect = packet
+        if packet.version == 3 and not 1 <= len(packet.client_id) <= MAX_CLIENT_ID_3_1:
+            self._desk.counters.add("broker.connects_refused")
+            self._turn_down(packet, auth.BAD_CLIENT_ID)
+            return
         if asks_to_be_provisioned(packet):
             self._start_provisioning(packet)
             return

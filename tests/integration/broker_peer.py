@@ -68,6 +68,8 @@ class Site:
 
     async def connect(self, version: int = 4, token: str = "tok", **fields: Any) -> tuple[Peer, FakeSession]:
         peer = await self.open(version)
+        if version == 3:
+            fields.setdefault("client_id", "peer")
         peer.send(encode.connect(Connect(version=version, user_name=token, **fields)))
         connack = await peer.receive()
         assert isinstance(connack, Connack)

@@ -76,7 +76,7 @@ async def test_paho_5_sees_the_reason_codes():
     async with site() as here, PahoDevice(here.broker.port, paho.MQTTv5) as device:
         device.client.publish(TELEMETRY, "{", 1)
         assert (await get(device.published))[3].value == 0x99
-        device.client.publish("v1/devices/me/claim", "{}", 1)
+        device.client.publish("v1/devices/me/nothing", "{}", 1)
         assert (await get(device.published))[3].value == 0x90
         device.client.publish(TELEMETRY, "{", 0)
         await get(device.published)

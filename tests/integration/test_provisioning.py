@@ -77,7 +77,7 @@ async def receive_all(here, count):
 @pytest.mark.parametrize(
     ("version", "fields"),
     [
-        (3, {"user_name": "provision"}),
+        (3, {"user_name": "provision", "client_id": "c"}),
         (4, {"client_id": "provision"}),
         (5, {"user_name": "provision", "password": b"x"}),
     ],
