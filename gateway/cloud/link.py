@@ -1,9 +1,9 @@
 """The gRPC stream: carries the conversation of `session`, translated by the codec. The only door to grpc.
 
 One call of `serve` is the life of one connection; `supervise` makes the next. Inside live four tasks: a
-reader (never blocked by what the cloud asks, except when `_INBOX` downlinks wait), an applier (it hands over up
-to `_AT_ONCE` downlinks, in order; they are acknowledged in order, when durable), a writer (everything we say,
-in order, waiting for the transport), and a watchman (a sync that does not end, a cloud that is silent).
+reader (never blocked by what the cloud asks, except when too many downlinks wait), the applier (`applier`: what the
+cloud asks, acknowledged when durable), a writer (everything we say, in order, waiting for the transport), and
+a watchman (a sync that does not end, a cloud that is silent).
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ import asyncio
 import contextlib
 import itertools
 import logging
-from collections import deque
 from collections.abc import Sequence
 from typing import Any, Final
 from urllib.parse import quote
@@ -20,8 +19,10 @@ from urllib.parse import quote
 import grpc
 import grpc.aio
 
+from gateway.cloud.applier import Applier
+from gateway.cloud.certificates import Certificates
 from gateway.cloud.decode import decode_response
-from gateway.cloud.diagnosis import diagnose, layer_of, server_certificate
+from gateway.cloud.diagnosis import diagnose, layer_of
 from gateway.cloud.encode import encode_ack, encode_connect, encode_probe, encode_sync, encode_uplink
 from gateway.cloud.endings import HELD_S, Endings
 from gateway.cloud.pending import Pending
@@ -38,10 +39,10 @@ from gateway.cloud.session import (
     SyncApplied,
     UplinkAnswered,
 )
-from gateway.cloud.tls import WARN_DAYS, Expiry, file_expiries, not_after_ms, read_pair, read_roots
+from gateway.cloud.tls import read_pair, read_roots
 from gateway.config import CloudConfig
 from gateway.domain.cloud_event import Lane, StoredEvent
-from gateway.domain.downlink import EdgeConfigured, EntityUpdated, SyncCompleted
+from gateway.domain.downlink import EdgeConfigured
 from gateway.domain.entity import EdgeIdentity
 from gateway.errors import GatewayError, LinkLost, RefusedError, RejectedError, TransientError
 from gateway.ports import Clock, DownlinkHandler, StateReader, UplinkAnswer
@@ -51,14 +52,9 @@ log = logging.getLogger(__name__)
 
 METHOD: Final = "/edge.EdgeRpcService/handleMsgs"
 _ENVELOPE_BYTES: Final = 4096  # the limit is compared with the message here and with its wrapping there
-_INBOX: Final = 1000  # the cloud sends 50 and waits for their acknowledgement; then the reader waits
-_AT_ONCE: Final = 50  # downlinks that are being applied: so many share a commit
 _WATCH_S: Final = 0.5
-_CERTIFICATES_S: Final = 86_400.0  # between two looks at them
 _STREAM_OVER: Final = (grpc.aio.AioRpcError, asyncio.InvalidStateError)
 _LARGEST_ID: Final = (1 << 31) - 2
-_REFUSED: Final = 50  # downlinks that are listed in the status
-_REASON_CHARS: Final = 500
 
 Call = Any  # bytes both ways; the stubs of grpc.aio know only half of a call
 
@@ -85,29 +81,25 @@ class GrpcLink:
     ) -> None:
         self._config, self._handler, self._state = config, handler, state
         self._clock, self._counters = clock, counters
+        self._applier = Applier(handler, clock, counters, self._acknowledge, self._synced)
+        self._certificates = Certificates(config, clock)
         self._session = Session()
         self._session.state = State.CLOSED
         self._since_ms = clock.now_ms()
         self._number = 0
         self._last_error: str | None = None
-        self._identity_name = ""
         self._max_message_bytes = config.max_inbound_bytes - _ENVELOPE_BYTES
         self._ready, self._lost = asyncio.Event(), asyncio.Event()
         self._lost.set()
         self._pending = Pending()
         self._outbox: asyncio.PriorityQueue[tuple[int, int, bytes]] = asyncio.PriorityQueue()
         self._posted = itertools.count()
-        self._inbox: asyncio.Queue[DownlinkReceived | EdgeChanged] = asyncio.Queue(_INBOX)
         self._sync_heard_s = 0.0
         self._spells = 0
         self._accepted_s: float | None = None
         self._endings = Endings(config)
         self._ready_s: float | None = None
         self._is_untold = False  # ready again, and not said while the line comes and goes
-        self._expiries: dict[str, Expiry] = {}
-        self._expiries_told: set[Expiry] = set()
-        self._certificates_due_s = 0.0
-        self._refused: deque[dict[str, Any]] = deque(maxlen=_REFUSED)
 
     # ── as the sender sees it ────────────────────────────────────────────────────────────────
 
@@ -172,20 +164,10 @@ class GrpcLink:
             "reconnects": max(0, self._number - 1),
             "session": self._number,
             "in_flight": len(self._pending),
-            "edge": self._identity_name,
-            "refused_downlinks": {
-                "count": self._counters.get("cloud.downlinks_rejected"),
-                "last": list(self._refused),
-            },
+            "edge": self._applier.edge_name,
+            "refused_downlinks": self._applier.refused(),
             "server": f"{self._config.host}:{self._config.port}",
-            "certificates": [
-                {
-                    "name": expiry.name,
-                    "not_after_ms": expiry.not_after_ms,
-                    "days_left": expiry.days_left(self._clock.now_ms()),
-                }
-                for expiry in self._expiries.values()
-            ],
+            "certificates": self._certificates.status(),
         }
 
     def spells(self) -> int:
@@ -202,7 +184,8 @@ class GrpcLink:
             RefusedError: A person must act: key, secret, edition or a certificate file.
         """
         self._session, self._pending = Session(), Pending()
-        self._outbox, self._inbox = asyncio.PriorityQueue(), asyncio.Queue(_INBOX)
+        self._outbox = asyncio.PriorityQueue()
+        self._applier.begin()
         self._since_ms = self._clock.now_ms()
         self._accepted_s = self._ready_s = None
         self._is_untold = False
@@ -258,8 +241,7 @@ class GrpcLink:
                 " (or CLOUD_ROUTING_KEY and CLOUD_ROUTING_SECRET)"
             )
         request = encode_connect(key, secret, self._config.edge_version, self._config.max_inbound_bytes)
-        if self._config.ssl_enabled:
-            self._look_at(file_expiries(self._config))
+        self._certificates.look_at_files()
         compression = grpc.Compression.Gzip if self._config.gzip else grpc.Compression.NoCompression
         async with open_channel(self._config) as channel:
             open_stream: Any = channel.stream_stream
@@ -293,16 +275,16 @@ class GrpcLink:
         return event.identity
 
     async def _converse(self, call: Call, identity: EdgeIdentity) -> None:
-        self._identity_name = identity.name
+        self._applier.edge_name = identity.name
         is_full = await self._handler.connected(identity)
         self._sync_heard_s = self._clock.monotonic_s()
         self._post(encode_sync(is_full), is_urgent=True)
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._write_all(call), name="cloud.write")
             tasks.create_task(self._read_all(call), name="cloud.read")
-            tasks.create_task(self._apply_all(), name="cloud.apply")
+            tasks.create_task(self._applier.serve(), name="cloud.apply")
             tasks.create_task(self._watch(), name="cloud.watch")
-            tasks.create_task(self._watch_certificates(), name="cloud.certificates")
+            tasks.create_task(self._certificates.watch(), name="cloud.certificates")
 
     async def _read(self, call: Call) -> LinkEvent:
         try:
@@ -330,7 +312,7 @@ class GrpcLink:
                     _check_edition(identity)
                     self._check_identity(identity, call)
                 self._sync_heard_s = self._clock.monotonic_s()  # a long sync is fine, a stuck one is not
-                await self._inbox.put(event)
+                await self._applier.put(event)
 
     def _check_identity(self, identity: EdgeIdentity, call: Call) -> None:
         """Another edge in the middle of a session: nothing more goes up, the next connect deals with it.
@@ -362,44 +344,8 @@ class GrpcLink:
             except _STREAM_OVER:
                 return  # the reader learns of the end as well, with its reason
 
-    async def _apply_all(self) -> None:
-        """Acknowledgements stay in order, whoever is done first; a bug in one of them ends the connection."""
-        applying: asyncio.Queue[tuple[DownlinkReceived, asyncio.Task[str]]] = asyncio.Queue(_AT_ONCE - 1)
-        async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(self._acknowledge_all(applying), name="cloud.acknowledge")
-            while True:
-                event = await self._inbox.get()
-                if isinstance(event, EdgeChanged):
-                    await applying.join()
-                    self._identity_name = event.identity.name
-                    await self._handler.connected(event.identity)
-                    continue
-                task = tasks.create_task(self._applied(event), name="cloud.downlink")
-                await applying.put((event, task))
-
-    async def _applied(self, event: DownlinkReceived) -> str:
-        """Why it could not be applied; empty when it is durable."""
-        try:
-            await self._handler.handle(event.downlink)
-        except RejectedError as refusal:
-            return f"{refusal}; {event.broken}" if event.broken else str(refusal)
-        return event.broken
-
-    async def _acknowledge_all(self, applying: asyncio.Queue[tuple[DownlinkReceived, asyncio.Task[str]]]) -> None:
-        while True:
-            event, task = await applying.get()
-            error = await task
-            self._counters.add("cloud.downlinks")
-            if error:  # final: what may succeed later has no answer yet
-                self._counters.add("cloud.downlinks_rejected")
-                log.warning("a message from the cloud could not be applied: %s", error)
-                self._refused.append(
-                    {"at_ms": self._clock.now_ms(), "what": _contents(event), "reason": error[:_REASON_CHARS]}
-                )
-            self._post(encode_ack(event.downlink.id), is_urgent=True)
-            if any(isinstance(command, SyncCompleted) for command in event.downlink.commands):
-                self._synced()
-            applying.task_done()
+    def _acknowledge(self, downlink_id: int) -> None:
+        self._post(encode_ack(downlink_id), is_urgent=True)
 
     def _synced(self) -> None:
         self._on(SyncApplied())
@@ -418,7 +364,7 @@ class GrpcLink:
         """The end of an outage: what fails from here on is another one."""
         self._is_untold = False
         self._spells += 1
-        log.info("cloud: connected to %s:%d as %r", self._config.host, self._config.port, self._identity_name)
+        log.info("cloud: connected to %s:%d as %r", self._config.host, self._config.port, self._applier.edge_name)
 
     async def _watch(self) -> None:
         while True:
@@ -448,28 +394,6 @@ class GrpcLink:
         self._counters.add("cloud.probes")
         self._post(encode_probe(id_), is_urgent=True)
 
-    async def _watch_certificates(self) -> None:
-        """Once a day, with the first good connection: the server's own certificate as well as our files."""
-        while self._config.ssl_enabled:
-            now_s = self._clock.monotonic_s()
-            if now_s < self._certificates_due_s:
-                await self._clock.sleep(self._certificates_due_s - now_s)
-            self._certificates_due_s = self._clock.monotonic_s() + _CERTIFICATES_S
-            self._look_at(file_expiries(self._config))
-            der = await server_certificate(self._config)
-            with contextlib.suppress(RejectedError):
-                self._look_at([Expiry("server", not_after_ms(der))] if der else [])
-
-    def _look_at(self, expiries: Sequence[Expiry]) -> None:
-        """Remember, and warn once of each that ends soon."""
-        for expiry in expiries:
-            self._expiries[expiry.name] = expiry
-            days = expiry.days_left(self._clock.now_ms())
-            if days < WARN_DAYS and expiry not in self._expiries_told:
-                self._expiries_told.add(expiry)
-                when = "has expired" if days < 0 else f"expires in {days} days"
-                log.warning("cloud: the certificate %s %s; the link ends with it", expiry.name, when)
-
     def _on(self, event: LinkEvent | StreamEnded) -> None:
         before = self._session.state
         if self._session.on(event) is not before:
@@ -481,15 +405,6 @@ def _identities(event: DownlinkReceived | EdgeChanged) -> list[EdgeIdentity]:
     if isinstance(event, EdgeChanged):
         return [event.identity]
     return [command.identity for command in event.downlink.commands if isinstance(command, EdgeConfigured)]
-
-
-def _contents(event: DownlinkReceived) -> str:
-    """What a message is about, for a person: kinds and ids, no values."""
-    parts = [
-        f"{command.type} {command.id or ''}".strip() if isinstance(command, EntityUpdated) else type(command).__name__
-        for command in event.downlink.commands
-    ]
-    return ", ".join(parts[:5]) + (f" and {len(parts) - 5} more" if len(parts) > 5 else "")
 
 
 def _check_edition(identity: EdgeIdentity) -> None:
