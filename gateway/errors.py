@@ -36,7 +36,14 @@ class LinkLost(TransientError):
 
 
 class BusLost(TransientError):
-    """Nobody on this bus can be reached (no connection); its devices wait together and are tried together."""
+    """Nobody on this bus can be reached (no connection); its devices wait together and are tried together.
+
+    `again_s`: the longest wait that makes sense, for a line that costs nothing to try.
+    """
+
+    def __init__(self, text: str, *, again_s: float | None = None) -> None:
+        super().__init__(text)
+        self.again_s = again_s
 
 
 class RejectedError(GatewayError):

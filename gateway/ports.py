@@ -15,11 +15,11 @@ the message caused is durable, and fails when it never will be. There is no queu
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final, Protocol
+from typing import Any, Final, Protocol, runtime_checkable
 from uuid import UUID
 
 from pydantic import BaseModel
@@ -34,6 +34,7 @@ from gateway.domain.onboarding import CertificateChain, ProvisionAnswer, Provisi
 from gateway.domain.ota import Package, PackageKind
 from gateway.domain.rpc import RpcRequest, RpcResponse
 from gateway.domain.telemetry import Attribute, TsKv, Value
+from gateway.errors import TransientError
 
 Receipt = asyncio.Future[None]
 """Done when durable. Fails with `RejectedError` (this item never will be) and with nothing else that a
@@ -375,6 +376,32 @@ class Driver(Protocol):
 
     def faults(self) -> Mapping[str, str]:
         """Tags that give no reading now, though their device answers: `device.key` to the reason. For a person."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Heard:
+    """What came from one unit unasked, or why nothing comes. `error`: the unit is silent, or with `BusLost` the line."""
+
+    unit: str
+    readings: Sequence[Reading] = ()
+    error: TransientError | None = None
+    bad_frames: int = 0  # since the one before
+    lost_readings: int = 0  # good ones that there was no room for since the one before
+
+
+@runtime_checkable
+class Listener(Protocol):
+    """What a driver has besides `Driver` when devices speak unasked."""
+
+    def listen(self) -> AsyncIterator[Heard]:
+        """For ever, in one task beside the one that calls the rest. The next is asked for when the one before is
+        durable: the driver keeps so much meanwhile, and counts the rest. Raises nothing: outages are in what it yields.
+        """
+        ...
+
+    def line(self) -> Mapping[str, Json]:
+        """What has been seen on the line, for a person."""
         ...
 
 

@@ -17,7 +17,7 @@ from gateway.fieldbus.channel import BusChannel, CallExpired
 from gateway.fieldbus.outage import Outage, Unit
 from gateway.fieldbus.plugins import BusEntry
 from gateway.fieldbus.scheduler import PollScheduler
-from gateway.ports import Clock, DeviceInlet, Driver, Poll, Query, Reading, Receipt, Write
+from gateway.ports import Clock, DeviceInlet, Driver, Listener, Poll, Query, Reading, Receipt, Write
 from gateway.supervise import Counters
 
 log = logging.getLogger(__name__)
@@ -80,7 +80,10 @@ class Bus:
                     channel = BusChannel(device.name, self, self._inlet, self._clock, self._counters)
                     self._channels[device.name] = channel
                     channel.open()
-                await self._own(driver, self._scheduler)
+                if isinstance(driver, Listener):
+                    await self._own_and_listen(driver, self._scheduler, driver)
+                else:
+                    await self._own(driver, self._scheduler)
             finally:
                 self._driver = None
                 self._end()
@@ -124,6 +127,7 @@ class Bus:
             "late_merged": self._scheduler.merged if self._scheduler else 0,
             "set_aside": dict(self._driver.faults()) if self._driver else {},
             "calls_waiting": len(self._inbox),
+            "line": dict(self._driver.line()) if isinstance(self._driver, Listener) else {},
         }
 
     # ── the owner ──
@@ -176,7 +180,10 @@ class Bus:
             readings = await driver.read(poll)
         except BusLost as error:
             self._count_error(unit)
-            scheduler.suspend_all(self._clock.monotonic_s() + self._outage.failed(error, self._clock.now_ms()))
+            wait_s = self._outage.failed(error, self._clock.now_ms())
+            if error.again_s is not None:
+                wait_s = min(wait_s, error.again_s)
+            scheduler.suspend_all(self._clock.monotonic_s() + wait_s)
             if self._outage.is_beginning:
                 self._fall_silent(self._channels)
         except TransientError as error:
@@ -195,10 +202,58 @@ class Bus:
         else:
             self._mark_good(unit)
             if readings:
-                unit.last_good_ms = self._clock.now_ms()
-                self._counters.add("fieldbus.readings", len(readings))
-                unit.devices.update(reading.device for reading in readings)
-                self._receipts[poll] = self._post(readings)
+                self._receipts[poll] = self._take(unit, readings)
+
+    def _take(self, unit: Unit, readings: Sequence[Reading]) -> list[Receipt]:
+        unit.last_good_ms = self._clock.now_ms()
+        self._counters.add("fieldbus.readings", len(readings))
+        unit.devices.update(reading.device for reading in readings)
+        return self._post(readings)
+
+    # ── devices that speak unasked ──
+
+    async def _own_and_listen(self, driver: Driver, scheduler: PollScheduler, listener: Listener) -> None:
+        """Both until one of them ends: that is an error, and ends the other."""
+        tasks = [
+            asyncio.create_task(self._own(driver, scheduler), name=f"bus {self.name}: owner"),
+            asyncio.create_task(self._listen(listener), name=f"bus {self.name}: listener"),
+        ]
+        try:
+            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                task.result()
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _listen(self, listener: Listener) -> None:
+        async for heard in listener.listen():
+            if heard.bad_frames:
+                self._counters.add("fieldbus.bad_frames", heard.bad_frames)
+            if heard.lost_readings:
+                self._counters.add("fieldbus.readings_lost", heard.lost_readings)
+            unit = self._units.setdefault(heard.unit, Unit(self.name, heard.unit, self._rng))
+            if heard.error is not None:
+                self._count_error(unit)
+                now_ms = self._clock.now_ms()
+                if isinstance(heard.error, BusLost):
+                    self._outage.failed(heard.error, now_ms)
+                    self._fall_silent(self._channels)
+                else:
+                    self._outage.answered(now_ms)
+                    unit.outage.failed(heard.error, now_ms)
+                    self._fall_silent(unit.devices)
+                continue
+            self._mark_good(unit)
+            if heard.readings:
+                unit.polls += 1
+                receipts = self._take(unit, heard.readings)
+                if receipts:
+                    await asyncio.wait(receipts)
+                self._settle(receipts)
+                if self._inlet.is_congested:
+                    await self._inlet.wait_uncongested()
 
     def _post(self, readings: Sequence[Reading]) -> list[Receipt]:
         telemetry: dict[str, dict[int, dict[str, Value]]] = {}
