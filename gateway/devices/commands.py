@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
+from typing import Final
 from uuid import UUID
 
 import orjson
@@ -36,11 +38,13 @@ from gateway.domain.downlink import LAST_GATEWAY, MOVED_DEVICES, SYNC_MS
 from gateway.domain.entity import Credentials, Device, DeviceProfile, EdgeIdentity, EntityId, Json, Origin
 from gateway.domain.message import Message, MessageType
 from gateway.domain.rpc import RpcRequest
-from gateway.domain.telemetry import AttributeScope, Value
+from gateway.domain.telemetry import Attribute, AttributeScope, Value
 from gateway.errors import RejectedError, TransientError
 from gateway.ports import AttributeNotice, Clock, CloudEvents, attributes_mark
 
 log = logging.getLogger(__name__)
+
+_MOST_TOLD: Final = 10_000
 
 
 class Commands:
@@ -66,6 +70,7 @@ class Commands:
         self.as_written: Callable[[EntityId, str, Mapping[str, Value]], Mapping[str, Value]] = lambda *given: given[2]
         self.becomes_another = False  # while the identity is being changed: whose an event is, is then not known
         self._marking = asyncio.Lock()  # who changes a setting that has a line for each device
+        self._told: OrderedDict[tuple[EntityId, str], int | None] = OrderedDict()  # shared attributes, with their time
         self._announced: set[UUID] = set()  # adopted: their credentials here win over the cloud's once
 
     async def change_identity(self, identity: EdgeIdentity) -> None:
@@ -295,7 +300,12 @@ class Commands:
             self._counters.add("downlink.client_attributes")  # the device's own: the cloud has no say in them
             return
         values = self.as_written(entity, scope, values)
-        update = self._inlet.questions.weigh(entity, scope, values, ts_ms, self._state.attributes(entity, scope))
+        held = self._state.attributes(entity, scope)
+        update = self._inlet.questions.weigh(entity, scope, values, ts_ms, held)
+        if scope == AttributeScope.SHARED_SCOPE:
+            await self._tell_again(
+                entity, ts_ms, {key: held[key] for key in values if key in held and key not in update.values}
+            )
         if not update.values:
             return
         fresh, written_ms = update
@@ -313,7 +323,30 @@ class Commands:
         self._inlet.questions.written_by_cloud(entity, scope, fresh)
         await receipt
         if scope == AttributeScope.SHARED_SCOPE:
-            self._inlet.notify(AttributeNotice(entity, fresh))
+            self._tell(entity, ts_ms, fresh)
+
+    def _tell(self, entity: EntityId, ts_ms: int | None, values: Mapping[str, Value]) -> None:
+        for key in values:
+            self._told[entity, key] = ts_ms
+            self._told.move_to_end((entity, key))
+        while len(self._told) > _MOST_TOLD:
+            self._told.popitem(last=False)
+        self._inlet.notify(AttributeNotice(entity, values))
+
+    async def _tell_again(self, entity: EntityId, ts_ms: int | None, known: Mapping[str, Attribute]) -> None:
+        """The cloud repeats what is stored: it was not acknowledged, so perhaps the device was not told either.
+
+        That is so when the process ended between the disk and the device; within one life it is remembered. A server
+        before 4.0 gives no time by which a repetition could be known.
+        """
+        untold = {
+            key: attribute.value
+            for key, attribute in known.items()
+            if ts_ms is not None and attribute.ts_ms == ts_ms and self._told.get((entity, key)) != ts_ms
+        }
+        if untold:
+            await self._pipeline.commit(self._inlet.owe(entity, list(untold)))
+            self._tell(entity, ts_ms, untold)
 
     async def delete_attributes(self, entity: EntityId, scope: str, keys: Sequence[str]) -> None:
         """Delete, tell the device."""

@@ -80,6 +80,24 @@ async def test_a_power_cut_between_the_sending_and_its_mark_repeats_that_one_pus
         assert (await listen(house, device)).attributes == []
 
 
+async def test_a_change_that_a_kill_kept_from_the_device_is_told_when_the_cloud_repeats_it_and_once():
+    async with House() as house:
+        device = house.add_device()
+        await listen(house, device)
+        ts_ms = house.clock.now_ms()
+        await push(house, device, ts_ms=ts_ms, a=1, b=2)
+        kept = [one for one in house.committer.changes() if isinstance(one, SaveAttributes)]
+    async with House(Snapshot(devices=[device])) as house:
+        house.state.apply(kept)
+        channel = await listen(house, device)
+        assert channel.attributes == []
+        await push(house, device, ts_ms=ts_ms - 1, a=1)  # another, older word of it
+        assert channel.attributes == []
+        await push(house, device, ts_ms=ts_ms, a=1, b=2)
+        await push(house, device, ts_ms=ts_ms, a=1, b=2)
+        assert channel.attributes == [{"a": 1, "b": 2}]
+
+
 async def test_a_device_that_subscribes_while_the_change_is_on_its_way_to_the_disk_gets_the_new_value_once():
     async with House() as house:
         device, channel = house.add_device(), FakeChannel()
