@@ -5,6 +5,7 @@ Source: ThingsBoard 4.3 gateway API: payloads up and down, latency metadata.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
@@ -19,6 +20,8 @@ from gateway.errors import RejectedError
 
 OTHER_ERROR: Final = 128
 """Reason in `v1/gateway/disconnect`: what was said could not be kept."""
+
+_WHOLE: Final = re.compile(r"-?[0-9]{1,19}")
 
 
 class ShapeError(RejectedError):
@@ -98,7 +101,7 @@ def parse_claim(tree: Mapping[str, Json]) -> tuple[str, int]:
         PayloadError: A member of a wrong kind; the text holds no value.
     """
     duration = tree.get("durationMs")
-    if type(duration) is str and duration.lstrip("-").isdecimal() and len(duration) < 20:
+    if type(duration) is str and _WHOLE.fullmatch(duration):
         duration = int(duration)
     if duration is not None and type(duration) not in (int, float):
         raise PayloadError('"durationMs" must be a number of milliseconds')
@@ -178,7 +181,7 @@ def _device(tree: Mapping[str, Json]) -> str:
 
 def _id(tree: Mapping[str, Json]) -> int:
     number = tree.get("id")
-    if type(number) is str and number.lstrip("-").isdecimal() and len(number) < 12:
+    if type(number) is str and _WHOLE.fullmatch(number):
         number = int(number)
     if type(number) is not int or not -(2**31) <= number < 2**31:
         raise ShapeError('"id" must be a 32-bit integer')

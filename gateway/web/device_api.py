@@ -10,6 +10,7 @@ import asyncio
 import hmac
 import itertools
 import logging
+import re
 from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
@@ -55,6 +56,8 @@ QUIET_S: Final = 60.0
 
 FIRST_CALL_ID: Final = 0x4000_0000
 """A call over HTTP carries no number: ours begin where a device's own, over MQTT, do not come."""
+
+_ID: Final = re.compile("-?[0-9]{1,10}")
 
 Handler = Callable[["Visit", "Request"], Awaitable["Response"]]
 
@@ -181,7 +184,7 @@ class DeviceApi:
         now_s = self._clock.monotonic_s()
         if visit.complained_s is None or now_s - visit.complained_s >= QUIET_S:
             visit.complained_s = now_s
-            call = request.url.path.split("/")[4]
+            call = request.scope["path"].split("/")[4]  # (`request.url` begins with what the device calls our host)
             log.warning(
                 "device %r: bad body of %s /%s: %s; further ones are only counted",
                 visit.session.device.name,
@@ -287,7 +290,7 @@ class DeviceApi:
 
     async def _answer_call(self, visit: Visit, request: Request) -> Response:
         text: str = request.path_params["id"]
-        if not (text.isascii() and text.lstrip("-").isdigit() and -(2**31) <= int(text) < 2**31):
+        if _ID.fullmatch(text) is None or not -(2**31) <= int(text) < 2**31:
             raise _BadParameter("the call's id in the path must be a 32-bit integer")
         async with self._body(visit, request, MAX_RPC_BYTES) as body:
             await self._room_on_disk(visit)

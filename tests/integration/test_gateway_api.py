@@ -375,3 +375,20 @@ async def test_latencies_become_telemetry_of_the_gateway_once_a_minute():
                 }
             }
         }
+
+
+@pytest.mark.parametrize(
+    ("topic", "body", "reason"),
+    [
+        ("rpc", {"device": "A", "id": "--5", "data": 1}, 0x83),
+        ("rpc", {"device": "A", "id": "5-", "data": 1}, 0x83),
+        ("claim", {"A": {"secretKey": "s", "durationMs": "--5"}}, 0x99),
+        ("claim", {"A": {"secretKey": "s", "durationMs": "-"}}, 0x99),
+    ],
+    ids=["id with two signs", "id with its sign behind", "duration with two signs", "duration without digits"],
+)
+async def test_a_number_with_its_sign_in_the_wrong_place_is_told_and_no_bug(topic, body, reason, caplog):
+    async with gateway(5) as (_, peer, _):
+        say(peer, topic, body)
+        assert await peer.receive() == Ack(PUBACK, 1, reason)
+    assert not [record for record in caplog.records if record.exc_info]

@@ -553,3 +553,19 @@ async def test_a_device_deleted_while_its_body_arrives_posts_nothing():
         assert (await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 5)).startswith(b"HTTP/1.1 401 ")
         writer.close()
         assert place.posted() == []
+
+
+@pytest.mark.parametrize("id_", ["--5", "5-", "-", "+5", "9" * 5000], ids=["--5", "5-", "-", "+5", "5000 digits"])
+async def test_the_id_of_an_answer_is_a_number_or_400(id_):
+    async with site() as place, place.client() as client:
+        answer = await client.post(f"/secret-token/rpc/{id_}", content=b"{}")
+        assert (answer.status_code, answer.text) == (400, "the call's id in the path must be a 32-bit integer")
+
+
+@pytest.mark.parametrize("host", ["proxy/part", "[::1", "a/b/c/d/e"])
+async def test_the_token_is_not_logged_whatever_host_the_device_names(host, caplog):
+    async with site() as place, place.client() as client:
+        answer = await client.post("/secret-token/telemetry", content=b"{bad", headers={"host": host})
+        assert answer.status_code == 500
+    assert "POST /telemetry" in caplog.text
+    assert "secret-token" not in caplog.text
