@@ -133,10 +133,11 @@ class GatewayProcess:
 
 
 class NumberedDevice:
-    """Publishes numbered telemetry with QoS 1 and sends again what was not acknowledged, as the standard asks."""
+    """Publishes numbered telemetry and sends again what was not acknowledged, as the standard asks."""
 
-    def __init__(self, token: str, port: int) -> None:
+    def __init__(self, token: str, port: int, qos: int = 1) -> None:
         self.sent = 0
+        self._qos = qos
         self.acknowledged: set[int] = set()
         self._client = mqtt.Client(CallbackAPIVersion.VERSION2, client_id=f"device-{token}", clean_session=False)
         self._client.username_pw_set(token)
@@ -152,7 +153,7 @@ class NumberedDevice:
     def publish(self, ts_ms: int) -> None:
         self.sent += 1
         body = json.dumps({"ts": ts_ms, "values": {"seq": self.sent, "t": 20.5}})
-        info = self._client.publish("v1/devices/me/telemetry", body, qos=1)
+        info = self._client.publish("v1/devices/me/telemetry", body, qos=self._qos)
         assert info.mid == self.sent  # paho counts from 1, and this client sends nothing else
 
     def stop(self) -> None:
