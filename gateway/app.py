@@ -17,7 +17,17 @@ from uuid import UUID
 
 from gateway import __version__
 from gateway.broker import MqttBroker, load_acl
-from gateway.config import BrokerConfig, CloudConfig, DeviceConfig, GatewayConfig, HttpConfig, PostgresStore
+from gateway.broker.mapping import Rules
+from gateway.broker.mapping_rules import load_sets
+from gateway.config import (
+    BrokerConfig,
+    CloudConfig,
+    DeviceConfig,
+    ExternalBrokerConfig,
+    GatewayConfig,
+    HttpConfig,
+    PostgresStore,
+)
 from gateway.devices import (
     Commands,
     Found,
@@ -90,11 +100,14 @@ class Gateway:
             pipeline = Pipeline(rules, committer, state, counters)
             rpc = RpcDesk(pipeline, state, clock, counters)
             inlet = Inlet(state, pipeline, committer, rpc, clock, counters)
-            inlet.provisioning.local = configured_keys(config.provisioning)
             inlet.sub_devices.max_devices = config.broker.max_devices
+            inlet.provisioning.local = configured_keys(config.provisioning)
             inlet.provisioning.max_devices = config.broker.max_devices
             inlet.claims.is_allowed_by_default = config.provisioning.allow_claiming_by_default
             broker = MqttBroker(config.broker, inlet, clock, counters, committer, snapshot.local)
+            mapping_sets = load_sets(config.mappings)
+            if mapping_sets:
+                broker.map_topics(Rules(mapping_sets), config.mappings)
             files = PackageFiles(config.state_dir / "ota", config.ota.max_bytes)
             rooms.push_async_callback(files.close)
             folder = OtaFolder(config.ota.folder, files) if config.ota.folder is not None else None
@@ -108,6 +121,8 @@ class Gateway:
                 for device in fieldbus.devices()
                 if device.name not in configured
             ]
+            if config.external_broker.host is not None:
+                wanted += _standing_for(config.external_broker, {found.name for found in wanted})
             changes = found_devices(wanted, state, clock.now_ms())
 
             devices = Commands(state, pipeline, inlet, rpc, clock, store.events, store.latest)
@@ -137,6 +152,18 @@ class Gateway:
                         mouths.append(keep(http.name, http.serve))
                         status_parts["http"] = http.status
                     mouths.append(keep(fieldbus.name, fieldbus.serve))
+                    if config.external_broker.host is not None:
+                        # Imported when needed: most houses have no other broker.
+                        from gateway.broker.external import ExternalBroker
+
+                        outside = config.external_broker
+                        external = ExternalBroker(
+                            outside, config.broker, config.mappings, mapping_sets, inlet, clock, counters
+                        )
+                        again = Backoff(outside.reconnect_s, outside.reconnect_max_s)
+                        visiting = supervise(external.name, external.serve, again, clock, spells=external.spells)
+                        mouths.append(tasks.create_task(visiting, name=external.name))
+                        status_parts["external_broker"] = external.status
                     if config.cloud.enabled:
                         # Imported when needed: a gateway without a cloud does not pay for gRPC.
                         from gateway.cloud.link import GrpcLink
@@ -211,7 +238,9 @@ class Gateway:
                     gc.freeze()
                     gc.set_threshold(50_000, 20, 50)
                     self.ready.set()
-                    if broker.ready.is_set():
+                    if not config.broker.enabled:
+                        log.info("edge-gateway %s is ready; broker.enabled is false", __version__)
+                    elif broker.ready.is_set():
                         log.info("edge-gateway %s is ready: MQTT on port %d", __version__, broker.port)
                     else:
                         log.warning("edge-gateway %s is up, but no MQTT device can connect yet", __version__)
@@ -311,6 +340,10 @@ def check(config: GatewayConfig) -> list[str]:
     ]
     found_devices(wanted, state, 0)
     load_acl(config.broker)
+    Rules(load_sets(config.mappings))
+    has_local = config.broker.enabled and config.broker.local_topics
+    if config.mappings.sets and not has_local and config.external_broker.host is None:
+        raise ConfigError("mappings.sets", "nothing can be heard: set broker.local_topics, or external_broker.host")
     _check_files(config.broker, config.http, config.cloud)
     if config.ota.folder is not None:
         read_manifest(config.ota.folder)
@@ -401,6 +434,11 @@ def _restore_chains(rules: RuleEngine, snapshot: Snapshot) -> None:
             rules.put_chain(UUID(key), {**json, "root": key == root})
             if key in metadata:
                 rules.put_metadata(UUID(key), metadata[key])
+
+
+def _standing_for(external: ExternalBrokerConfig, known: set[str]) -> list[Found]:
+    """The device that the external broker's gateway API and its devices are related to."""
+    return [] if external.name in known else [Found(name=external.name, profile="default", is_gateway=True)]
 
 
 def _found(device: DeviceConfig) -> Found:

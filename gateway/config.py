@@ -155,6 +155,7 @@ class ProfileConfig(Settings):
 class BrokerConfig(Settings):
     """The MQTT endpoint for devices."""
 
+    enabled: bool = Field(True, description="false: no endpoint of our own, where an external broker takes its place.")
     host: str = "0.0.0.0"
     port: Port = 1883
     tls_port: Port | None = Field(None, description="TLS listener; needs tls_cert and tls_key.")
@@ -221,6 +222,79 @@ class BrokerConfig(Settings):
                 raise ValueError(f"{name} needs tls_cert and tls_key")
         if not self.websocket_path.startswith("/"):
             raise ValueError(f"websocket_path must begin with /, as in /mqtt; not {self.websocket_path!r}")
+        return self
+
+
+class MappingUse(Settings):
+    """One set of mapping rules: one that comes along, a file, or rules that stand here (`docs/mappings.md`)."""
+
+    use: str | None = None
+    file: Path | None = None
+    up: tuple[dict[str, Any], ...] = ()
+    down: tuple[dict[str, Any], ...] = ()
+    profile: str | None = None
+    devices: str | None = None
+
+    @model_validator(mode="after")
+    def _is_one_kind(self) -> MappingUse:
+        if (self.use is not None) + (self.file is not None) + bool(self.up or self.down) != 1:
+            raise ValueError("needs exactly one of use (a set that comes along), file, or rules under up and down")
+        return self
+
+
+class MappingsConfig(Settings):
+    """Devices that know nothing of ThingsBoard: rules that make telemetry, attributes and calls of their topics."""
+
+    sets: tuple[MappingUse, ...] = Field(
+        (), description="{use: tasmota}, {use: zigbee2mqtt}, {use: shelly}, {file: PATH} or {up: […], down: […]}."
+    )
+    max_devices: PositiveInt = Field(1_000, description="Devices open at the same time through mappings.")
+    idle_s: PositiveFloat = Field(
+        3600.0, description="A mapped device without a last will is offline when nothing was heard of it for so long."
+    )
+
+
+class ExternalBrokerConfig(Settings):
+    """Another MQTT broker that devices are connected to; off until a host is given (`docs/external-broker.md`)."""
+
+    host: str | None = None
+    port: Port = 1883
+    name: str = Field("external-broker", description="The device that stands for it: a gateway to the cloud.")
+    prefix: str = Field("edge", description="Devices speak on {prefix}/{device}/telemetry and so on.")
+    client_id: str = Field("edge-gateway", description="The session there is kept under it; one gateway, one id.")
+    user: str | None = None
+    password: SecretStr | None = None
+    password_file: Path | None = None
+    version: Literal["3.1.1", "5"] = "5"
+    tls: bool = False
+    tls_ca: Path | None = Field(None, description="PEM of the CA; default: the system's.")
+    tls_cert: Path | None = Field(None, description="PEM of our own certificate, where the broker asks.")
+    tls_key: Path | None = None
+    share: str | None = Field(
+        None,
+        description="Shared subscription of this group, where the broker grants it; retained messages do not come.",
+    )
+    gateway_api: bool = Field(True, description="Take v1/gateway/… as well: it names its devices.")
+    keepalive_s: PositiveInt = 30
+    session_s: PositiveInt = Field(604_800, description="The broker keeps our session, and what waits in it, so long.")
+    max_inflight: Annotated[int, Field(ge=1, le=10_000)] = Field(
+        100, description="Messages that are not acknowledged yet."
+    )
+    reconnect_s: PositiveFloat = 1.0
+    reconnect_max_s: PositiveFloat = 60.0
+
+    @model_validator(mode="after")
+    def _is_whole(self) -> ExternalBrokerConfig:
+        if (self.tls_cert is None) != (self.tls_key is None):
+            raise ValueError("tls_cert and tls_key are given together")
+        if not self.tls and (self.tls_ca or self.tls_cert):
+            raise ValueError("tls_ca and tls_cert need tls: true")
+        if self.password is not None and self.user is None:
+            raise ValueError("password needs user")
+        if not self.prefix or any(char in self.prefix for char in "+#{}") or self.prefix.startswith(("v1", "v2", "$")):
+            raise ValueError(f"prefix {self.prefix!r} cannot be used: a topic without wildcards, not v1, v2 or $")
+        if self.reconnect_max_s < self.reconnect_s:
+            raise ValueError("reconnect_max_s must not be below reconnect_s")
         return self
 
 
@@ -440,6 +514,8 @@ class GatewayConfig(Settings):
     )
     store: StoreConfig = SqliteStore()
     broker: BrokerConfig = BrokerConfig()
+    mappings: MappingsConfig = MappingsConfig()
+    external_broker: ExternalBrokerConfig = ExternalBrokerConfig()
     http: HttpConfig = HttpConfig()
     cloud: CloudConfig = CloudConfig()
     rules: RulesConfig = RulesConfig()
@@ -684,10 +760,16 @@ def _with_secret_files(config: GatewayConfig, environ: Mapping[str, str]) -> Gat
         for index, key in enumerate(config.provisioning.keys)
     )
     provisioning = config.provisioning.model_copy(update={"keys": keys})
+    external = config.external_broker
+    if external.password_file is not None and external.password is None:
+        password = SecretStr(_read_secret(external.password_file, "external_broker.password_file"))
+        external = external.model_copy(update={"password": password})
     cloud = config.cloud.model_copy(update=update)
     if isinstance(config.store, PostgresStore) and not _is_postgres_url(config.store.url.get_secret_value()):
         raise ConfigError("store.url", "must look like postgresql://user:password@host:port/database")
-    return config.model_copy(update={"cloud": cloud, "devices": devices, "provisioning": provisioning})
+    return config.model_copy(
+        update={"cloud": cloud, "devices": devices, "provisioning": provisioning, "external_broker": external}
+    )
 
 
 def _is_postgres_url(text: str) -> bool:

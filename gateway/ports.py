@@ -195,11 +195,11 @@ class DeviceInlet(Protocol):
         """
         ...
 
-    def sub_device(self, gateway: Device, name: str, profile: str) -> tuple[Device, Receipt | None]:
+    def sub_device(self, gateway: Device | None, name: str, profile: str) -> tuple[Device, Receipt | None]:
         """The device of this name behind a gateway; made, with its profile, when there is none.
 
         The receipt is that of a device being made: before it is done no session can be opened. `profile` is
-        used for a new device only. The cloud learns which gateway it was seen behind last.
+        used for a new device only. The cloud learns which gateway it was seen behind last; None: behind nobody.
 
         Raises:
             FullError: The gateway's house has as many devices as it may have.

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from gateway.broker import gateway_payloads as forms
 from gateway.broker.gateway_metrics import Latencies
@@ -24,7 +24,6 @@ from gateway.ports import DeviceSession, Receipt
 
 if TYPE_CHECKING:
     from gateway.broker.desk import Desk
-    from gateway.broker.outbox import Outbox
     from gateway.broker.packets import Publish
 
 ATTRIBUTES: Final = "v1/gateway/attributes"
@@ -36,6 +35,14 @@ MAX_DEVICES_OF_PACKET: Final = 2_000
 TOUCH_S: Final = 3.0  # how often the gateway's own activity is written to its devices
 
 Act = Callable[[DeviceSession], Receipt | None]
+
+
+class Sender(Protocol):
+    """The way to a gateway: the `Outbox` of its connection, or a broker between."""
+
+    def publish(self, topic: str, payload: bytes, qos: int, *, done: asyncio.Future[None] | None = None) -> None:
+        """`done` completes when it has arrived, or fails with `TransientError`."""
+        ...
 
 
 class SubDevice:
@@ -76,7 +83,7 @@ class GatewayApi:
         desk: Desk,
         session: DeviceSession,
         version: int,
-        outbox: Outbox,
+        outbox: Sender,
         granted: Mapping[str, int],
         answer: Callable[[Publish, Receipt, Callable[[], Verdict]], None],
         ask: Callable[[Awaitable[None]], None],

@@ -15,10 +15,13 @@ from gateway.broker.admission import Admission
 from gateway.broker.desk import Desk
 from gateway.broker.front import Connection
 from gateway.broker.local_hub import LocalHub, Router, Unkept
+from gateway.broker.mapped import Mapped
+from gateway.broker.mapping import Rules
+from gateway.broker.packets import Publish
 from gateway.broker.tls import TlsDoor, TlsFiles
-from gateway.config import BrokerConfig
+from gateway.config import BrokerConfig, MappingsConfig
 from gateway.errors import TransientError
-from gateway.ports import Clock, Committer, DeviceInlet, Packages
+from gateway.ports import Clock, Committer, DeviceInlet, Packages, Receipt
 from gateway.supervise import Counters
 
 log = logging.getLogger(__name__)
@@ -55,6 +58,7 @@ class MqttBroker:
         if config.local_topics:
             acl = load_acl(config)
             self._local = LocalHub(config, acl, clock, counters, committer or Unkept(), kept)
+        self._mapped: Mapped | None = None
         self.ready = asyncio.Event()
         self.port = config.port
         self.tls_port = config.tls_port
@@ -62,6 +66,18 @@ class MqttBroker:
         self.websocket_tls_port = config.websocket_tls_port
         self._tls = TlsFiles(config)
         self._admission: Admission | None = None  # of this life
+
+    def map_topics(self, rules: Rules, mappings: MappingsConfig) -> None:
+        """Local messages that fit a rule are telemetry and attributes of devices as well."""
+        local = self._local
+        if local is None or not self._config.enabled:
+            return
+
+        def send(topic: str, payload: bytes, qos: int, is_retained: bool) -> Receipt | None:
+            return local.publish(Publish(topic, payload, qos, is_retained=is_retained))
+
+        cast = self._config.json_type_cast
+        self._mapped = local.mapped = Mapped(rules, mappings, self._inlet, self._clock, self._counters, send, cast=cast)
 
     def connections(self) -> int:
         """Open sockets."""
@@ -81,6 +97,9 @@ class MqttBroker:
         Raises:
             TransientError: The address is taken. (A certificate that cannot be used keeps TLS away, and nothing else.)
         """
+        if not self._config.enabled:
+            self.ready.set()
+            await asyncio.get_running_loop().create_future()
         house = _House(self._config, self._inlet, self._clock, self._counters, self._members, self._local)
         house.desk.packages = self.packages
         try:
@@ -111,6 +130,7 @@ class MqttBroker:
             "slow_readers": self.stuck(),
             "tls_problem": self._tls.problem,
             "local": None if self._local is None else self._local.status(),
+            "mappings": None if self._mapped is None else self._mapped.status(),
         }
 
     async def _listen(self, house: _House) -> None:
@@ -266,6 +286,8 @@ class _House:
                 connection.check(now_s)
             if self.desk.local is not None:
                 self.desk.local.look_around()
+                if self.desk.local.mapped is not None:
+                    self.desk.local.mapped.look_around()
 
     async def _look_at_certificates(self, tls: TlsFiles) -> None:
         while True:

@@ -16,6 +16,7 @@ from gateway.broker import local_retained, local_sessions
 from gateway.broker.acl import Acl
 from gateway.broker.local_retained import Retained
 from gateway.broker.local_sessions import Item, KeptSession, Totals, new_session_id
+from gateway.broker.mapped import Mapped, both
 from gateway.broker.packets import Connect, Publish
 from gateway.broker.topic_tree import FilterTree
 from gateway.config import BrokerConfig
@@ -118,6 +119,7 @@ class LocalHub:
         self._sessions: dict[tuple[UUID, str], KeptSession] = {}
         self._wills = by_kind.get(WILL, [])
         self.router: Callable[[], Router] | None = None
+        self.mapped: Mapped | None = None  # what else messages mean
         self.routed = 0  # subscriptions in the router
         # All publish by one session, which outlives theirs: what they were told is taken does not go with them.
         self._own: RouterSession | None = None
@@ -238,14 +240,15 @@ class LocalHub:
                 added.append((session, item))
         if self.routed:
             self._router_session().publish(packet)
+        mapped = None if self.mapped is None else self.mapped.heard(packet.topic, packet.payload)
         if not changes:
-            return None
+            return mapped
         receipt = self._committer.submit(changes)
         if added:
             receipt.add_done_callback(lambda done: self._durable(done, added))
         else:
             receipt.add_done_callback(_look_at)
-        return receipt
+        return receipt if mapped is None else both(mapped, receipt)
 
     def submit(self, changes: Sequence[Change]) -> Receipt:
         """Nobody has to wait for it."""

@@ -1,0 +1,1 @@
+"""Mappings that come with the gateway, chosen by `use: NAME`. Each file names its source."""
