@@ -101,8 +101,11 @@ class Commands:
         self, device_id: UUID, json: Mapping[str, Json], credentials: Mapping[str, Json] | None = None
     ) -> None:
         """Create or replace; the cloud's name wins, a local name stays as an alias. See the port for `credentials`."""
-        if self._state.device(device_id) is None and self._has_marks(device_id, _text(json, "name")):
+        name = _text(json, "name")
+        await self._inlet.names.turn_of(name)  # perhaps it is being made here: then that is the one to take over
+        if self._state.device(device_id) is None and self._has_marks(device_id, name):
             async with self._marking:
+                await self._inlet.names.turn_of(name)
                 await self._put_device(device_id, json, credentials)
         else:
             await self._put_device(device_id, json, credentials)
@@ -164,6 +167,7 @@ class Commands:
             ]
         receipt = self._pipeline.commit(changes)
         if known is None:
+            self._inlet.names.hold(device.name, device, receipt, is_new=True)
             self._inlet.questions.opened([device.entity_id], receipt)
         await receipt
         self._inlet.device_changed(device.entity_id, credentials_changed=kept is not None and fresh != kept)

@@ -11,6 +11,7 @@ from uuid import UUID, uuid4
 from gateway.devices.asking import Asking
 from gateway.devices.claims import Claims
 from gateway.devices.connectivity import Connectivity
+from gateway.devices.names import Names
 from gateway.devices.notices import Notices
 from gateway.devices.provisioning import Provisioning
 from gateway.devices.questions import Questions
@@ -219,12 +220,13 @@ class Inlet:
         self.questions = Questions(pipeline, clock)
         self.asking = Asking(pipeline, state, clock, counters, self.questions)
         self.claims = Claims(state, pipeline, clock, counters)
-        self.provisioning = Provisioning(state, pipeline, clock, counters)
+        self.names = Names()
+        self.provisioning = Provisioning(state, pipeline, clock, counters, self.names)
         self.provisioning.on_replaced = lambda entity: self.device_changed(entity, credentials_changed=True)
         self._sessions: dict[UUID, Session] = {}
         self._visits: dict[UUID, Session] = {}
         self._through_gateways: dict[UUID, Session] = {}
-        self.sub_devices = SubDevices(state, pipeline, clock, counters)
+        self.sub_devices = SubDevices(state, pipeline, clock, counters, self.names)
         self.connectivity = Connectivity(
             state, pipeline, committer, clock, counters, self._sessions, self._through_gateways, self._visits
         )
@@ -274,7 +276,7 @@ class Inlet:
         """
         return self._open(self._visits, device, channel)
 
-    def sub_device(self, gateway: Device, name: str, profile: str) -> tuple[Device, Receipt | None]:
+    def sub_device(self, gateway: Device | None, name: str, profile: str) -> tuple[Device, Receipt | None]:
         """The device of this name behind a gateway, see `gateway.devices.sub_devices`."""
         return self.sub_devices.find(gateway, name, profile)
 

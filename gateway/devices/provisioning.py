@@ -23,6 +23,7 @@ from uuid import UUID
 import orjson
 
 from gateway.devices.founding import DEFAULT_PROFILE, basic_credentials, token_credentials
+from gateway.devices.names import MAX_NAME_CHARS, Names, check_name, check_printable
 from gateway.devices.state import REMOVED
 from gateway.domain.changes import AppendEvent, Change, SaveAttributes, SaveDevice, SaveProfile, SaveSetting
 from gateway.domain.cloud_event import Action, CloudEvent
@@ -51,7 +52,6 @@ log = logging.getLogger(__name__)
 
 STATE_KEY: Final = "provisionState"
 PROVISIONED: Final = "provisioned"
-MAX_NAME_CHARS: Final = 255
 MAX_TEXT_CHARS: Final = 16_384  # of a certificate; far more than any token
 _LETTERS: Final = string.ascii_letters + string.digits
 
@@ -74,14 +74,15 @@ class ProvisionKey:
 class Provisioning:
     """`local` are the keys of the configuration; they go before those of the cloud."""
 
-    def __init__(self, state: State, pipeline: Pipeline, clock: Clock, counters: Counters) -> None:
+    def __init__(
+        self, state: State, pipeline: Pipeline, clock: Clock, counters: Counters, names: Names | None = None
+    ) -> None:
+        self._names = names or Names()
         self._state, self._pipeline, self._clock, self._counters = state, pipeline, clock, counters
         self.local: Sequence[ProvisionKey] = ()
         self.max_devices = 20_000
         self.on_replaced: Callable[[EntityId], None] = lambda entity: None
-        self._busy: dict[str, asyncio.Future[None]] = {}  # names on their way to the disk
         self._taken: set[str] = set()  # credentials ids on their way to the disk
-        self._coming = 0  # new devices on their way to the disk
 
     async def provision(self, request: ProvisionRequest) -> ProvisionAnswer:
         """By key and secret; the answer is durable. What was wrong is logged, the device is told little."""
@@ -94,7 +95,7 @@ class Provisioning:
         name = request.device_name
         if name is None:
             name = _random_text()
-        await self._turn_of(name)
+        await self._names.turn_of(name)
         try:
             if key.type == ProvisionType.ALLOW_CREATE_NEW_DEVICES:
                 answer = await self._create(key, name, request)
@@ -130,7 +131,7 @@ class Provisioning:
         name = _name_of(chain.common_name, key)
         if name is None:
             return None
-        await self._turn_of(name)
+        await self._names.turn_of(name)
         again = self._state.device_by_credentials(chain.leaf_hash)  # its other connection was quicker
         if again is not None:
             return again[1]
@@ -141,7 +142,7 @@ class Provisioning:
                 log.warning("certificate of %r: no such device, and profile %r creates none", name, key.profile)
                 return None
             device, changes = self._new(key, name, credentials, is_gateway=False)
-            await self._commit(name, credentials, changes, is_new=True)
+            await self._commit(name, device, credentials, changes, is_new=True)
             self._counters.add("devices.provisioned")
             log.info("device %r was created by its certificate, profile %r", name, key.profile)
             return device
@@ -150,7 +151,7 @@ class Provisioning:
             return None
         device = replace(known, credentials=credentials)
         event = self._event(known.id, Action.CREDENTIALS_UPDATED)
-        await self._commit(name, credentials, [SaveDevice(device), event], is_new=False)
+        await self._commit(name, device, credentials, [SaveDevice(device), event], is_new=False)
         self._counters.add("devices.certificates_replaced")
         log.info("device %r has another certificate now, profile %r", name, key.profile)
         self.on_replaced(device.entity_id)
@@ -159,13 +160,12 @@ class Provisioning:
     # ── strategies ──
 
     async def _create(self, key: ProvisionKey, name: str, request: ProvisionRequest) -> ProvisionAnswer:
-        if not 0 < len(name) <= MAX_NAME_CHARS:
-            raise RejectedError(f"a device's name has 1 to {MAX_NAME_CHARS} characters")
+        check_name("device", name)
         if self._state.device_named(name) is not None:
             raise RejectedError("a device of this name exists")
         credentials = _wished(request)
-        _, changes = self._new(key, name, credentials, is_gateway=request.is_gateway)
-        await self._commit(name, credentials, changes, is_new=True)
+        device, changes = self._new(key, name, credentials, is_gateway=request.is_gateway)
+        await self._commit(name, device, credentials, changes, is_new=True)
         return ProvisionAnswer(ProvisionStatus.SUCCESS, credentials)
 
     async def _check(self, key: ProvisionKey, name: str) -> ProvisionAnswer:
@@ -186,13 +186,13 @@ class Provisioning:
             SaveAttributes(device.entity_id, scope, now_ms, values),
             self._event(device.id, Action.ATTRIBUTES_UPDATED, body),
         ]
-        await self._commit(name, None, changes, is_new=False)
+        await self._commit(name, device, None, changes, is_new=False)
         return ProvisionAnswer(ProvisionStatus.SUCCESS, device.credentials)
 
     def _new(
         self, key: ProvisionKey, name: str, credentials: Credentials, *, is_gateway: bool
     ) -> tuple[Device, list[Change]]:
-        if sum(1 for _ in self._state.devices()) + self._coming >= self.max_devices:
+        if self._state.device_count() + self._names.new >= self.max_devices:
             raise RejectedError(f"there are {self.max_devices} devices; broker.max_devices allows no more")
         changes: list[Change] = []
         profile = self._state.profile_named(key.profile)
@@ -220,13 +220,8 @@ class Provisioning:
 
     # ── the disk ──
 
-    async def _turn_of(self, name: str) -> None:
-        """Returns when nothing about this name is on its way to the disk."""
-        while (busy := self._busy.get(name)) is not None:
-            await asyncio.wait([busy])
-
     async def _commit(
-        self, name: str, credentials: Credentials | None, changes: Sequence[Change], *, is_new: bool
+        self, name: str, device: Device, credentials: Credentials | None, changes: Sequence[Change], *, is_new: bool
     ) -> None:
         """Name and credentials belong to nobody else until the receipt.
 
@@ -239,16 +234,9 @@ class Provisioning:
         ):
             raise RejectedError("another device has these credentials")
         receipt = self._pipeline.commit(changes)
-        self._busy[name] = receipt
+        self._names.hold(name, device, receipt, is_new=is_new)
         self._taken.add(credentials_id)
-        self._coming += is_new
-
-        def done(_: asyncio.Future[None]) -> None:
-            del self._busy[name]
-            self._taken.discard(credentials_id)
-            self._coming -= is_new
-
-        receipt.add_done_callback(done)
+        receipt.add_done_callback(lambda _: self._taken.discard(credentials_id))
         await asyncio.wait([receipt])  # who asked may leave: it is stored all the same
         receipt.result()
 
@@ -287,6 +275,8 @@ def _wished(request: ProvisionRequest) -> Credentials:
     given = (request.token, request.client_id, request.user_name, request.password, request.certificate)
     if max(map(len, given)) > MAX_TEXT_CHARS:
         raise RejectedError(f"credentials of more than {MAX_TEXT_CHARS} characters")
+    for text in (request.token, request.client_id, request.user_name, request.password):
+        check_printable("a text of its credentials", text)
     if request.credentials_type == CredentialsType.MQTT_BASIC:
         if not (request.client_id or request.user_name):
             raise RejectedError("MQTT_BASIC needs clientId or username")
@@ -325,6 +315,11 @@ def _name_of(common_name: str, key: ProvisionKey) -> str | None:
     name = (match[1] if match.re.groups else match[0]) if match is not None else None
     if not name:
         log.warning("a certificate's common name does not fit the pattern of profile %r", key.profile)
+        return None
+    try:
+        check_name("device", name)
+    except RejectedError as error:
+        log.warning("a certificate of profile %r: %s", key.profile, error)
         return None
     return name
 

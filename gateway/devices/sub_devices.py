@@ -16,6 +16,7 @@ from uuid import UUID
 import orjson
 
 from gateway.devices.founding import DEFAULT_PROFILE, new_token
+from gateway.devices.names import Names, check_name
 from gateway.devices.state import REMOVED
 from gateway.domain.changes import AppendEvent, Change, DeleteEntity, SaveDevice, SaveEntity, SaveProfile, SaveSetting
 from gateway.domain.cloud_event import Action, CloudEvent
@@ -31,21 +32,25 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-MAX_NAME_CHARS: Final = 255
 CREATED: Final = "Created"
 """Type of the relation from a gateway to a device that it brought."""
 
 
 class SubDevices:
-    """Finds and makes them. `max_devices`: with so many devices in the house no gateway makes another one."""
+    """Finds and makes them; who is found by a mapping has no gateway (None).
 
-    def __init__(self, state: State, pipeline: Pipeline, clock: Clock, counters: Counters) -> None:
+    `max_devices`: with so many devices in the house no gateway makes another one.
+    """
+
+    def __init__(
+        self, state: State, pipeline: Pipeline, clock: Clock, counters: Counters, names: Names | None = None
+    ) -> None:
         self._state, self._pipeline, self._clock, self._counters = state, pipeline, clock, counters
         self.max_devices = 20_000
-        self._making: dict[str, tuple[Device, Receipt]] = {}  # by name, until they are durable
+        self._names = names or Names()
         self._making_profiles: dict[str, DeviceProfile] = {}
 
-    def find(self, gateway: Device, name: str, profile: str) -> tuple[Device, Receipt | None]:
+    def find(self, gateway: Device | None, name: str, profile: str) -> tuple[Device, Receipt | None]:
         """The device of this name, made when there is none: then with the receipt of its making.
 
         Raises:
@@ -54,17 +59,17 @@ class SubDevices:
         """
         device = self._state.device_named(name)
         if device is not None:
-            if changes := self._seen_behind(gateway, device):
+            if gateway is not None and (changes := self._seen_behind(gateway, device)):
                 self._pipeline.commit(changes)
             return device, None
-        return self._making.get(name) or self._make(gateway, name, profile or DEFAULT_PROFILE)
+        return self._names.coming(name) or self._make(gateway, name, profile or DEFAULT_PROFILE)
 
-    def _make(self, gateway: Device, name: str, profile_name: str) -> tuple[Device, Receipt]:
+    def _make(self, gateway: Device | None, name: str, profile_name: str) -> tuple[Device, Receipt]:
         check_name("device", name)
         check_name("profile", profile_name)
         if name in (self._state.setting(REMOVED) or ()):
             raise RejectedError("a configured device of this name was deleted in the cloud; assign it there again")
-        if self._state.device_count() + len(self._making) >= self.max_devices:
+        if self._state.device_count() + self._names.new >= self.max_devices:
             raise FullError(f"there are {self.max_devices} devices already: broker.max_devices")
         now_ms = self._clock.now_ms()
         profile, changes = self._profile(profile_name)
@@ -78,20 +83,20 @@ class SubDevices:
         )
         changes += [
             SaveDevice(device),
-            SaveSetting(f"{LAST_GATEWAY}{device.id}", str(gateway.id)),
             _event("DEVICE", Action.ADDED, device.id, now_ms),
-            *_relation(gateway, device, now_ms),
         ]
+        if gateway is not None:
+            changes.insert(-1, SaveSetting(f"{LAST_GATEWAY}{device.id}", str(gateway.id)))
+            changes += _relation(gateway, device, now_ms)
         receipt = self._pipeline.commit(changes)
-        self._making[name] = device, receipt
+        self._names.hold(name, device, receipt, is_new=True)
         self._counters.add("devices.made_by_gateways")
-        receipt.add_done_callback(lambda done: self._made(done, name, profile_name))
+        receipt.add_done_callback(lambda done: self._made(done, profile_name))
         return device, receipt
 
-    def _made(self, done: Receipt, name: str, profile_name: str) -> None:
+    def _made(self, done: Receipt, profile_name: str) -> None:
         if not done.cancelled() and done.exception() is not None:
             self._counters.add("devices.not_made")
-        self._making.pop(name, None)
         self._making_profiles.pop(profile_name, None)
 
     def _profile(self, name: str) -> tuple[DeviceProfile | None, list[Change]]:
@@ -146,17 +151,6 @@ class SubDevices:
         return [
             SaveSetting(name, None) for name in names if self._state.device(UUID(name[len(LAST_GATEWAY) :])) is None
         ]
-
-
-def check_name(what: str, name: str) -> None:
-    """Raises RejectedError: a server would not store it, or nobody could type it."""
-    if not 0 < len(name) <= MAX_NAME_CHARS or name.isspace():
-        raise RejectedError(
-            f"the {what}'s name has {len(name)} characters; 1 to {MAX_NAME_CHARS} are possible, not all blanks"
-        )
-    at = next((at for at, char in enumerate(name) if char < " " or "\x7f" <= char <= "\x9f"), None)
-    if at is not None:
-        raise RejectedError(f"the {what}'s name has a control character at {at}; use printable ones")
 
 
 def _end(device: Device) -> dict[str, str]:

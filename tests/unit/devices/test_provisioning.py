@@ -284,3 +284,22 @@ async def test_attributes_of_another_scope_do_not_count_as_provisioned():
         device = house.add_device("Boiler", "t")
         house.state.apply([SaveAttributes(device.entity_id, "CLIENT_SCOPE", 1, {"provisionState": "provisioned"})])
         assert (await ask(house, deviceName="Boiler"))["status"] == "SUCCESS"
+
+
+@pytest.mark.parametrize(
+    "members",
+    [
+        {"deviceName": "a\0b"},
+        {"deviceName": "a\nb"},
+        {"deviceName": "D", "token": "a\0b"},
+        {"deviceName": "D", "credentialsType": "MQTT_BASIC", "clientId": "c\x07"},
+    ],
+    ids=["name with NUL", "name of two lines", "token with NUL", "client id with BEL"],
+)
+async def test_what_no_server_would_store_is_refused_here(members, caplog):
+    async with House() as house:
+        profile(house)
+        with caplog.at_level(logging.WARNING):
+            assert await ask(house, **members) == FAILURE
+        assert "control character" in caplog.text
+        assert not list(house.state.devices())

@@ -1,18 +1,24 @@
 """Devices behind a gateway: made once, announced in order, told of renames and deletions."""
 
+import asyncio
+
 import orjson
 import pytest
 
 from gateway.devices.notices import KEPT_MS, MAX_TRIES, MAX_WAITING, NOTICES
+from gateway.devices.provisioning import ProvisionKey
 from gateway.devices.state import REMOVED
 from gateway.domain.changes import SaveDevice, SaveProfile, SaveSetting
 from gateway.domain.downlink import LAST_GATEWAY
 from gateway.domain.entity import Device, time_uuid
+from gateway.domain.onboarding import ProvisionRequest
 from gateway.domain.rpc import RpcResponse
 from gateway.domain.telemetry import TsKv
 from gateway.errors import FullError, RejectedError
 from gateway.ports import Snapshot
 from tests.fakes.house import FakeChannel, House, settle
+
+CREATE = "ALLOW_CREATE_NEW_DEVICES"
 
 
 def gateway_in(house, name="gw"):
@@ -207,3 +213,63 @@ async def test_the_clouds_device_of_the_same_name_takes_the_place_of_one_it_has_
             f"DEVICE:{gateway.id}>COMMON/Created>DEVICE:{theirs}"
         ]
         assert house.state.belongings(device.entity_id) == []
+
+
+async def test_a_device_that_is_provisioned_meanwhile_is_the_one_behind_the_gateway():
+    async with House() as house:
+        gateway = gateway_in(house)
+        house.inlet.provisioning.local = [ProvisionKey(profile="pump", type=CREATE, key="key", secret="s")]
+        house.committer.hold()
+        provisioning = asyncio.create_task(
+            house.inlet.provision(ProvisionRequest(key="key", secret="s", device_name="A", token="tok"))
+        )
+        await settle()
+        device, receipt = house.inlet.sub_device(gateway, "A", "")
+        house.committer.release()
+        assert (await provisioning).credentials.credentials_id == "tok"
+        await receipt
+        assert [known.id for known in house.state.devices() if known.name == "A"] == [device.id]
+
+
+async def test_a_device_that_a_gateway_makes_is_not_provisioned_beside():
+    async with House() as house:
+        gateway = gateway_in(house)
+        house.inlet.provisioning.local = [ProvisionKey(profile="pump", type=CREATE, key="key", secret="s")]
+        house.committer.hold()
+        device, _ = house.inlet.sub_device(gateway, "A", "")
+        provisioning = asyncio.create_task(
+            house.inlet.provision(ProvisionRequest(key="key", secret="s", device_name="A", token="tok"))
+        )
+        await settle()
+        assert not provisioning.done()
+        house.committer.release()
+        assert (await provisioning).status == "FAILURE"
+        assert [known.id for known in house.state.devices() if known.name == "A"] == [device.id]
+
+
+async def test_a_device_of_the_cloud_that_comes_while_a_gateway_makes_it_takes_its_place():
+    async with House() as house:
+        gateway = gateway_in(house)
+        house.committer.hold()
+        _, receipt = house.inlet.sub_device(gateway, "A", "")
+        clouds = time_uuid()
+        coming = asyncio.create_task(house.commands.put_device(clouds, {"name": "A", "type": "pump"}))
+        await settle()
+        house.committer.release()
+        await receipt
+        await coming
+        assert [known.id for known in house.state.devices() if known.name == "A"] == [clouds]
+
+
+async def test_a_device_of_the_cloud_on_its_way_to_the_disk_is_the_one_behind_the_gateway():
+    async with House() as house:
+        gateway = gateway_in(house)
+        house.committer.hold()
+        clouds = time_uuid()
+        coming = asyncio.create_task(house.commands.put_device(clouds, {"name": "A", "type": "pump"}))
+        await settle()
+        device, receipt = house.inlet.sub_device(gateway, "A", "")
+        house.committer.release()
+        await asyncio.gather(coming, receipt)
+        assert device.id == clouds
+        assert [known.id for known in house.state.devices() if known.name == "A"] == [clouds]
