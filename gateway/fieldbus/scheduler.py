@@ -12,22 +12,45 @@ from gateway.ports import Poll
 _EARLY_S: Final = 1e-6
 """A poll may run this much too early: `now + (due - now)` can fall short of `due` by a rounding error."""
 
+_SLACK: Final = 0.5
+"""The deadline of a turn, as a share of its period: one that is put off so long still keeps its next turn."""
+
+_GOLDEN: Final = 0.6180339887498949
+"""Multiples of it, modulo 1, are far from each other: periods get phases that do not meet."""
+
 
 class _Turn:
-    """Where one poll stands: `planned_s` moves on its own grid, whatever happens to the bus."""
+    """Where one poll stands: its turns are at `origin_s + n * period`, whatever happens to the bus."""
 
-    __slots__ = ("first_gap_s", "planned_s", "poll")
+    __slots__ = ("every_s", "is_held", "number", "origin_s", "poll", "rank", "until_s")
 
-    def __init__(self, poll: Poll, planned_s: float, first_gap_s: float) -> None:
-        self.poll, self.planned_s, self.first_gap_s = poll, planned_s, first_gap_s
+    def __init__(self, poll: Poll, rank: int, origin_s: float) -> None:
+        self.poll, self.rank, self.origin_s, self.every_s = poll, rank, origin_s, poll.every_s
+        self.number = 0
+        self.until_s = -math.inf  # put off alone until then
+        self.is_held = False  # waits for the end of a suspension
+
+    def plan(self, now_s: float) -> float:
+        """The next turn after now; turns that have passed are forgotten."""
+        due_s = self.origin_s + self.number * self.every_s
+        if due_s <= now_s:
+            self.number = math.floor((now_s - self.origin_s) / self.every_s) + 1
+            due_s = self.origin_s + self.number * self.every_s
+            if due_s <= now_s:  # a rounding error
+                self.number += 1
+                due_s = self.origin_s + self.number * self.every_s
+        self.number += 1
+        return due_s
 
 
 class PollScheduler:
     """Polls by deadline. Time comes in, polls come out; nothing here waits.
 
-    Everything is read once at the start; then polls of one period take their turns spread over that period. A late
-    poll runs at once and forgets the turns it missed (`merged` counts them): a slow bus reads less often, and never
-    builds a backlog. The earliest deadline goes first, so no poll starves.
+    Everything is read once at the start; then polls of one period take their turns spread over that period, and
+    periods get phases of their own. Of the polls that are due the one with the earliest deadline goes first, half a
+    period after its turn: fast before slow while the bus can do all of it, and on a bus that cannot no poll starves,
+    since deadlines pass. A late poll runs once and forgets the turns it missed (`merged` counts them): a slow bus reads
+    less often, and never builds a backlog.
     """
 
     def __init__(self, polls: Iterable[Poll], now_s: float) -> None:
@@ -35,53 +58,81 @@ class PollScheduler:
         total: dict[float, int] = {}
         for poll in polls:
             total[poll.every_s] = total.get(poll.every_s, 0) + 1
+        shift = {every_s: place * _GOLDEN % 1.0 for place, every_s in enumerate(total)}
         place: dict[float, int] = {}
-        self._heap: list[tuple[float, int, _Turn]] = []
+        self._turns: dict[Poll, _Turn] = {}
+        self._ready: list[tuple[float, int, float, _Turn]] = []  # deadline, rank, due, turn
         for rank, poll in enumerate(polls):
             place[poll.every_s] = place.get(poll.every_s, 0) + 1
-            gap_s = poll.every_s * place[poll.every_s] / total[poll.every_s]
-            self._heap.append((now_s, rank, _Turn(poll, now_s, gap_s)))
-        heapq.heapify(self._heap)
+            phase = (place[poll.every_s] - shift[poll.every_s]) / total[poll.every_s]
+            turn = self._turns[poll] = _Turn(poll, rank, now_s + poll.every_s * phase)
+            self._ready.append((now_s + poll.every_s * _SLACK, rank, now_s, turn))
+        heapq.heapify(self._ready)
+        self._waiting: list[tuple[float, int, _Turn]] = []  # due, rank, turn
         self._suspended: dict[str, float] = {}
+        self._all_until_s = -math.inf
         self.merged = 0
+        self.late_s = 0.0
+        """How late the poll was that was taken last."""
+        self.missed = 0
+        """Turns that the poll forgot that was taken last."""
 
     def wait_s(self, now_s: float) -> float:
         """Seconds until a poll is due: 0 when one is late, infinity when there is none."""
-        self._skip_suspended()
-        if not self._heap:
-            return math.inf
-        wait_s = self._heap[0][0] - now_s
-        return wait_s if wait_s > _EARLY_S else 0.0
+        self._promote(now_s)
+        if self._ready:
+            return 0.0
+        return self._waiting[0][0] - now_s if self._waiting else math.inf
 
     def take(self, now_s: float) -> Poll | None:
         """The poll that is due, its next turn already planned; None when it is too early."""
-        if self.wait_s(now_s) > 0:
+        self._promote(now_s)
+        if not self._ready:
             return None
-        due_s, rank, turn = self._heap[0]
-        every_s = turn.poll.every_s
-        self.merged += int((now_s - due_s) / every_s)
-        if turn.first_gap_s:
-            turn.planned_s, turn.first_gap_s = turn.planned_s + turn.first_gap_s, 0.0
-        else:
-            turn.planned_s += every_s
-        if turn.planned_s <= now_s:
-            turn.planned_s += every_s * (math.floor((now_s - turn.planned_s) / every_s) + 1)
-        heapq.heapreplace(self._heap, (turn.planned_s, rank, turn))
+        _, rank, due_s, turn = heapq.heappop(self._ready)
+        self.late_s = max(0.0, now_s - max(due_s, self._until_s(turn)))
+        self.missed = int(self.late_s / turn.every_s)
+        self.merged += self.missed
+        heapq.heappush(self._waiting, (turn.plan(now_s), rank, turn))
         return turn.poll
 
     def suspend(self, unit: str, until_s: float) -> None:
         """No poll of this unit before `until_s`; those that wait then are not counted as late."""
         self._suspended[unit] = until_s
 
+    def suspend_poll(self, poll: Poll, until_s: float) -> None:
+        """One poll not before `until_s`; the others of its unit go on."""
+        self._turns[poll].until_s = until_s
+
     def suspend_all(self, until_s: float) -> None:
         """No poll at all before `until_s`."""
-        for _, _, turn in self._heap:
-            self._suspended[turn.poll.unit] = max(until_s, self._suspended.get(turn.poll.unit, until_s))
+        self._all_until_s = max(self._all_until_s, until_s)
 
-    def _skip_suspended(self) -> None:
-        while self._heap:
-            due_s, rank, turn = self._heap[0]
-            until_s = self._suspended.get(turn.poll.unit, due_s)
-            if until_s <= due_s:
-                return
-            heapq.heapreplace(self._heap, (until_s, rank, turn))
+    def resume(self, unit: str, now_s: float) -> None:
+        """The unit answers: what waits for the end of its suspension is due now."""
+        if self._suspended.pop(unit, now_s) <= now_s:
+            return
+        for place, (due_s, rank, turn) in enumerate(self._waiting):
+            if turn.is_held and turn.poll.unit == unit:
+                self._waiting[place] = (min(due_s, now_s), rank, turn)
+        heapq.heapify(self._waiting)
+
+    def _until_s(self, turn: _Turn) -> float:
+        return max(self._all_until_s, turn.until_s, self._suspended.get(turn.poll.unit, -math.inf))
+
+    def _promote(self, now_s: float) -> None:
+        """What is due, and not suspended, becomes ready."""
+        now_s += _EARLY_S
+        while self._waiting and self._waiting[0][0] <= now_s:
+            due_s, rank, turn = self._waiting[0]
+            if (until_s := self._until_s(turn)) > now_s:
+                turn.is_held = True
+                heapq.heapreplace(self._waiting, (until_s, rank, turn))
+                continue
+            heapq.heappop(self._waiting)
+            turn.is_held = False
+            heapq.heappush(self._ready, (due_s + turn.every_s * _SLACK, rank, due_s, turn))
+        while self._ready and (until_s := self._until_s(self._ready[0][3])) > now_s:
+            _, rank, _, turn = heapq.heappop(self._ready)
+            turn.is_held = True
+            heapq.heappush(self._waiting, (until_s, rank, turn))

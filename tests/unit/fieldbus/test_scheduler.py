@@ -17,10 +17,10 @@ def drain(scheduler: PollScheduler, now_s: float) -> str:
     return taken
 
 
-def test_everything_is_read_once_at_the_start():
+def test_everything_is_read_once_at_the_start_fast_ones_first():
     scheduler = PollScheduler([poll("a"), poll("b", 60.0), poll("c")], 5.0)
     assert scheduler.wait_s(5.0) == 0
-    assert drain(scheduler, 5.0) == "abc"
+    assert drain(scheduler, 5.0) == "acb"
 
 
 def test_nothing_is_due_before_its_time():
@@ -99,3 +99,38 @@ def test_a_lost_bus_suspends_all_units():
     assert drain(scheduler, 2.9) == ""
     assert scheduler.wait_s(2.9) == pytest.approx(0.1)
     assert sorted(drain(scheduler, 3.0)) == ["a", "b"]
+
+
+def test_of_the_polls_that_are_due_the_one_with_the_earliest_deadline_goes_first():
+    scheduler = PollScheduler([poll("s", 10.0), poll("f", 1.0)], 0.0)
+    drain(scheduler, 0.0)
+    assert drain(scheduler, 20.0) == "fs"
+    assert scheduler.late_s > 5.0  # of s, which was taken last
+
+
+def test_periods_have_phases_of_their_own():
+    scheduler = PollScheduler([poll("a", 1.0), poll("b", 2.0), poll("c", 4.0)], 0.0)
+    drain(scheduler, 0.0)
+    together = [turn for step in range(1, 41) if len(turn := drain(scheduler, step * 0.1)) > 1]
+    assert together == []
+
+
+def test_a_poll_put_off_alone_leaves_its_unit_in_peace():
+    first, second = poll("a"), poll("b")
+    scheduler = PollScheduler([first, second], 0.0)
+    drain(scheduler, 0.0)
+    scheduler.suspend_poll(first, 10.0)
+    assert "".join(drain(scheduler, float(now_s)) for now_s in range(1, 10)) == "b" * 9
+    assert drain(scheduler, 10.0) == "ab"
+
+
+def test_a_unit_that_answers_is_read_at_once_and_not_at_the_end_of_its_suspension():
+    scheduler = PollScheduler([poll("a", unit="1"), poll("b", unit="2")], 0.0)
+    drain(scheduler, 0.0)
+    scheduler.suspend("1", 50.0)
+    scheduler.suspend("2", 50.0)
+    assert drain(scheduler, 5.0) == ""
+    scheduler.resume("1", 6.0)
+    assert drain(scheduler, 6.0) == "a"
+    assert drain(scheduler, 7.0) == "a"
+    assert scheduler.merged == 0
