@@ -82,6 +82,13 @@ class LocalApi:
                 await server.serve(sockets=[listener])
             finally:
                 self._path.unlink(missing_ok=True)
+                # Cancelled, uvicorn leaves everything open; the number of our socket soon is somebody else's.
+                for listening in getattr(server, "servers", ()):
+                    listening.close()
+                for connection in list(server.server_state.connections):
+                    connection.shutdown()
+                for answering in list(server.server_state.tasks):
+                    answering.cancel()
 
     def _listen(self) -> socket.socket:
         listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
