@@ -257,7 +257,9 @@ def _entity(message: edge_pb2.UplinkMsg, event: StoredEvent, state: StateReader,
         return False
     if kind == _CREATED and device.profile_id is not None:
         _profile(message, device.profile_id, state, _CREATED)
-    entity = orjson.dumps(device_json(device, state.identity(), _last_gateway(device, state))).decode()
+    gateway = _last_gateway(device, state)
+    json = device_json(device, state.identity(), gateway, customer=_customer(gateway, state) if gateway else None)
+    entity = orjson.dumps(json).decode()
     message.deviceUpdateMsg.add(msgType=kind, idMSB=high, idLSB=low, entity=entity)
     _credentials(message, device)
     return True
@@ -266,6 +268,13 @@ def _entity(message: edge_pb2.UplinkMsg, event: StoredEvent, state: StateReader,
 def _last_gateway(device: Device, state: StateReader) -> str | None:
     kept = state.setting(f"{LAST_GATEWAY}{device.id}")
     return (state.setting(MOVED_DEVICES) or {}).get(kept, kept) if kept else None
+
+
+def _customer(gateway: str, state: StateReader) -> Mapping[str, Json] | None:
+    """Whose the gateway is; nobody's is None."""
+    device = state.device(UUID(gateway))
+    held = None if device is None or device.json is None else sendable(device.json).get("customerId")
+    return held if isinstance(held, Mapping) else None
 
 
 def _profile(message: edge_pb2.UplinkMsg, id_: UUID, state: StateReader, kind: Any) -> bool:

@@ -31,8 +31,16 @@ def sendable(json: Mapping[str, Json]) -> dict[str, Json]:
     return ready
 
 
-def device_json(device: Device, identity: EdgeIdentity | None, last_gateway: str | None = None) -> dict[str, Json]:
+def device_json(
+    device: Device,
+    identity: EdgeIdentity | None,
+    last_gateway: str | None = None,
+    *,
+    customer: Mapping[str, Json] | None = None,
+) -> dict[str, Json]:
     """The device as the cloud reads it; `last_gateway` is the id of the gateway behind which it was seen last.
+
+    `customer` of that gateway: that of the device, too, until the cloud has sent it.
 
     Raises:
         RejectedError: We do not know our tenant: nothing was ever accepted by a cloud.
@@ -49,7 +57,7 @@ def device_json(device: Device, identity: EdgeIdentity | None, last_gateway: str
         "id": entity_id_json("DEVICE", device.id),
         "createdTime": device.created_ms,
         "tenantId": _tenant(identity),
-        "customerId": None,
+        "customerId": customer,
         "name": device.name,
         "type": device.type,
         "label": device.label,

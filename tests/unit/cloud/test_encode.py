@@ -185,6 +185,19 @@ def test_the_last_gateway_of_a_device_goes_up_with_it(changes, additional):
     assert entity["additionalInfo"] == {**additional, "lastConnectedGateway": str(TENANT_ID)}
 
 
+@pytest.mark.parametrize(
+    ("gateways", "devices"),
+    [(str(PROFILE_ID), str(PROFILE_ID)), (str(NULL_UUID), None), (None, None)],
+    ids=["a customer's", "nobody's", "unknown"],
+)
+def test_a_new_device_behind_a_gateway_is_its_customers(gateways, devices):
+    customer = None if gateways is None else {"entityType": "CUSTOMER", "id": gateways}
+    gateway = device(id=TENANT_ID, name="gw", json={"customerId": customer})
+    message = uplink(event("ADDED"), state=SeenBehind(device(), gateway))
+    entity = orjson.loads(message.deviceUpdateMsg[0].entity)
+    assert entity["customerId"] == (None if devices is None else {"entityType": "CUSTOMER", "id": devices})
+
+
 def test_a_relation_follows_a_device_to_its_new_id():
     body = {"from": {"id": str(SECOND_ID)}, "to": {"id": str(DEVICE_ID)}, "type": "Created"}
     message = uplink(event("RELATION_ADD_OR_UPDATE", body, type_="RELATION", id_=None), state=SeenBehind())
