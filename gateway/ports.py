@@ -512,6 +512,10 @@ class StateReader(Protocol):
         """All opaque entities of a type that is kept in memory, by key, oldest first."""
         ...
 
+    def entity_keys(self, type_: str) -> Collection[str]:
+        """Keys of all opaque entities of a type, those that are only in the store included."""
+        ...
+
     def open_alarm(self, originator: EntityId, alarm_type: str) -> tuple[str, Json] | None:
         """Key and JSON of the alarm of this originator and type that is not cleared."""
         ...

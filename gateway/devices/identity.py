@@ -23,7 +23,7 @@ from gateway.domain.changes import (
     SaveSetting,
 )
 from gateway.domain.cloud_event import Action, CloudEvent, Lane
-from gateway.domain.downlink import IDENTITY_MS, MOVED_DEVICES, SYNC_MS
+from gateway.domain.downlink import DOCUMENT_TYPES, IDENTITY_MS, MOVED_DEVICES, SYNC_MS
 from gateway.domain.entity import Device, EdgeIdentity, Json, Origin, time_uuid
 from gateway.ports import CloudEvents
 
@@ -56,11 +56,11 @@ def old_edge_reason(old: EdgeIdentity | None) -> str:
 def change_identity(identity: EdgeIdentity, state: State, now_ms: int) -> Sequence[Change]:
     """One unit of work; after it a full sync is needed.
 
-    Devices, profiles, assets, relations and alarms that the cloud had sent are deleted. Devices that were
+    Devices, profiles, assets, relations, alarms and documents that the cloud had sent are deleted. Devices that were
     made here stay, without what the old cloud made of them, and are announced again. Under another tenant they
     get new ids: ids are unique on a server, and the old ones belong to the old tenant; what they said while this
     became durable, and what a person sends again, goes up under the new ones. The rule chains stay at work until
-    the sync brings others.
+    the sync that brings others is complete; then those that it has not named go (`gateway.downlink.dispatch`).
     """
     old = state.identity()
     is_other_tenant = old is None or old.tenant_id != identity.tenant_id
@@ -78,8 +78,8 @@ def change_identity(identity: EdgeIdentity, state: State, now_ms: int) -> Sequen
         event = CloudEvent(type="DEVICE", action=Action.ADDED.value, entity_id=ours.id, created_ms=now_ms)
         changes += [SaveDevice(ours), AppendEvent(event)]
     changes += [DeleteProfile(profile_id) for profile_id in clouds]
-    for kind in sorted(IN_MEMORY_ENTITIES):
-        changes += [DeleteEntity(kind, key) for key in state.entities(kind)]
+    for kind in sorted(IN_MEMORY_ENTITIES | DOCUMENT_TYPES | {"TENANT", "TENANT_PROFILE"}):
+        changes += [DeleteEntity(kind, key) for key in state.entity_keys(kind)]
     changes += [SaveSetting(name, None) for name in (REMOVED, SYNC_MS)]
     moved = _moved(state.setting(MOVED_DEVICES) or {}, now_known_as)
     changes += [SaveSetting(MOVED_DEVICES, moved or None), SaveSetting(IDENTITY_MS, now_ms)]

@@ -6,7 +6,7 @@ Telemetry is not here: its latest values are read from the store.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Final
 from uuid import UUID
@@ -67,6 +67,7 @@ class State:
         self._belongings: dict[tuple[str, str], dict[tuple[str, str], None]] = {}
         self._documents = {(kind, key): size for kind, key, size in snapshot.documents}
         self._documents_bytes = sum(self._documents.values())
+        self._stored: dict[str, set[str]] = {}  # keys of the kinds that are only in the store, documents aside
         self._settings: dict[str, Json] = dict(snapshot.settings)
         self._identity: EdgeIdentity | None = None
         self._floor_ms = snapshot.newest_ms
@@ -144,6 +145,12 @@ class State:
         """All of one of the kinds in `IN_MEMORY_ENTITIES`, by key, oldest first."""
         return self._entities.get(type_, {})
 
+    def entity_keys(self, type_: str) -> Collection[str]:
+        """Keys of all opaque entities of a type, wherever they are."""
+        if type_ in DOCUMENT_TYPES:
+            return [key for kind, key in self._documents if kind == type_]
+        return [*self._entities.get(type_, ()), *self._stored.get(type_, ())]
+
     def open_alarm(self, originator: EntityId, alarm_type: str) -> tuple[str, Json] | None:
         """The alarm of this originator and type that is not cleared."""
         key = self._open_alarms.get((originator.type, str(originator.id), alarm_type))
@@ -201,6 +208,7 @@ class State:
             return
         kept = self._entities.get(type_)
         if kept is None:
+            self._stored.setdefault(type_, set()).add(key)
             return
         self._unlink(type_, key, kept.get(key))
         kept[key] = json
@@ -212,6 +220,7 @@ class State:
 
     def _drop_entity(self, type_: str, key: str) -> None:
         self._documents_bytes -= self._documents.pop((type_, key), 0)
+        self._stored.get(type_, set()).discard(key)
         self._unlink(type_, key, self._entities.get(type_, {}).pop(key, None))
 
     def _unlink(self, type_: str, key: str, json: Json | None) -> None:

@@ -186,6 +186,8 @@ class Dispatcher:
                 log.debug("downlink: %s is acknowledged and not kept", name)
 
     async def _sync_completed(self) -> None:
+        if self._state.setting("sync_done") is not True:
+            await self._forget_chains(self.sync.unnamed_chains())
         again = await self._devices.announce_again(self.sync.ours_unnamed())
         report = self.sync.finish(again)
         await self._commit([SaveSetting(SYNC_MS, self._clock.now_ms()), SaveSetting(SYNC_REPORT, report)])
@@ -268,6 +270,19 @@ class Dispatcher:
                 changes.append(SaveSetting("root_chain", None))
             await self._keep(*changes)
             self._chains.put_chain(chain_id, json)
+
+    async def _forget_chains(self, gone: Sequence[UUID]) -> None:
+        """Those of the edge that we were before; they were at work until the new ones were here."""
+        if not gone:
+            return
+        changes: list[Change] = []
+        for chain_id in gone:
+            changes += [DeleteEntity(kind, str(chain_id)) for kind in ("RULE_CHAIN", "RULE_CHAIN_METADATA")]
+            if self._state.setting("root_chain") == str(chain_id):
+                changes.append(SaveSetting("root_chain", None))
+        await self._keep(*changes)
+        for chain_id in gone:
+            self._chains.remove_chain(chain_id)
 
     async def _ask_for_the_rest(self, downlink: Downlink) -> None:
         """A 3.7 server sends chains without metadata and devices without credentials: they are asked for."""

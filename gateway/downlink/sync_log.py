@@ -105,6 +105,14 @@ class SyncLog:
         )
         return dict(islice(((id_, ms) for id_, ms in ours if ms < running.started_ms), MOST_LISTED))
 
+    def unnamed_chains(self) -> list[UUID]:
+        """Rule chains that are kept and that this sync has not named; only a full one says all of them."""
+        running = self._running
+        if running is None or not running.is_full:
+            return []
+        kept = {UUID(key) for kind in ("RULE_CHAIN", "RULE_CHAIN_METADATA") for key in self._state.entity_keys(kind)}
+        return sorted(kept - running.mentioned)
+
     def untaken(self) -> list[str]:
         """Names of devices that were announced again after the last sync; the next one may bring them."""
         report = self._report() or {}

@@ -25,7 +25,8 @@ async def settled_house(house: House) -> None:
     await house.pipeline.commit(found_devices([Found(name="Pump", profile="pump")], house.state, 1))
     await house.commands.put_profile(profile_id, {"name": "pump"})
     await house.commands.put_device(cloud_device_id, {"name": "Foreign", "type": "pump"})
-    await house.pipeline.commit([SaveEntity("ASSET", str(time_uuid()), {"name": "Hall"})])
+    kinds = ("ASSET", "DASHBOARD", "WIDGET_TYPE", "TENANT", "TENANT_PROFILE")
+    await house.pipeline.commit([SaveEntity(kind, str(time_uuid()), {"name": "Hall"}, 9) for kind in kinds])
 
 
 @pytest.mark.parametrize("is_other_tenant", [False, True])
@@ -43,7 +44,9 @@ async def test_the_old_edges_things_go_and_our_own_are_announced_anew(is_other_t
         assert house.inlet.find_credentials(before.credentials.credentials_id)[1].id == after.id
         assert house.state.device_named("Foreign") is None
         assert house.state.profile_named("pump") is None
-        assert not house.state.entities("ASSET")
+        for kind in ("ASSET", "DASHBOARD", "WIDGET_TYPE", "TENANT", "TENANT_PROFILE"):
+            assert not house.state.entity_keys(kind)
+        assert house.state.documents_bytes() == 0
         assert house.state.identity() == new
         assert house.state.setting("sync_done") is False
         announced = [(event.action, event.entity_id) for event in house.committer.events()[seen:]]

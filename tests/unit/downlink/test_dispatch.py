@@ -102,6 +102,36 @@ async def test_the_last_root_is_remembered_when_the_former_one_is_not_sent_again
     assert house.state.setting("root_chain") is None
 
 
+async def test_rule_chains_of_the_edge_before_work_until_the_sync_is_over_and_leave_then(house):
+    old, shared, new = time_uuid(), time_uuid(), time_uuid()
+
+    def sent(chain_id, *, is_root=False):
+        head = {"name": "R", "root": is_root}
+        metadata = {"ruleChainId": {"entityType": "RULE_CHAIN", "id": str(chain_id)}, "nodes": [{}]}
+        return [
+            EntityUpdated("RULE_CHAIN", UpdateKind.CREATED, chain_id, head),
+            EntityUpdated("RULE_CHAIN_METADATA", UpdateKind.CREATED, None, metadata),
+        ]
+
+    await house.dispatcher.connected(EDGE)
+    await house.dispatcher.handle(Downlink(1, [*sent(old, is_root=True), *sent(shared), SyncCompleted()]))
+    other = EdgeIdentity(edge_id=time_uuid(), tenant_id=time_uuid(), name="Edge 2")
+    await house.dispatcher.connected(other)
+    assert set(house.state.entity_keys("RULE_CHAIN")) == {str(old), str(shared)}
+    await house.dispatcher.handle(Downlink(2, [*sent(new), *sent(shared)]))
+    await house.dispatcher.connected(other)  # cut, and what was named before counts
+    assert not [call for call in house.chains.calls if call[0] == "remove"]
+    await house.dispatcher.handle(Downlink(3, [SyncCompleted()]))
+    for kind in ("RULE_CHAIN", "RULE_CHAIN_METADATA"):
+        assert set(house.state.entity_keys(kind)) == {str(shared), str(new)}
+    assert [call for call in house.chains.calls if call[0] == "remove"] == [("remove", old)]
+    assert house.state.setting("root_chain") is None
+
+    await house.dispatcher.connected(other)  # a later sync may leave out what has not changed
+    await house.dispatcher.handle(Downlink(4, [SyncCompleted()]))
+    assert set(house.state.entity_keys("RULE_CHAIN")) == {str(shared), str(new)}
+
+
 async def test_a_server_that_sends_chains_and_devices_alone_is_asked_for_the_rest(house):
     device_id = time_uuid()
     await house.dispatcher.handle(
