@@ -16,6 +16,7 @@ LAG_HEALTHY_S: Final = 5.0
 LAG_WARNING_S: Final = 30.0
 HOURS_WARNING: Final = 6.0
 SALVAGE_TOLD_S: Final = 7 * 86_400.0
+REFUSED_SHOWN: Final = 3
 
 
 class LocalApiError(Exception):
@@ -83,11 +84,17 @@ def judge(status: dict[str, Any]) -> list[str]:
     if (queue["lag_s"] or 0) > LAG_WARNING_S:
         remarks.append(f"the oldest waiting event is {queue['lag_s']:.0f} s old")
     if queue["parked"]:
-        remarks.append(f"{queue['parked']} events are parked: edge-gateway events --status parked; then resend or discard")
+        remarks.append(
+            f"{queue['parked']} events are parked: edge-gateway events --status parked; then resend or discard"
+        )
     if cloud and cloud["state"] != "ready":
         remarks.append(f"the cloud link is {cloud['state']}: {cloud.get('last_error') or 'connecting'}")
     if not status.get("mqtt", {}).get("listening", True):
         remarks.append("no MQTT device can connect: the log says why the gateway does not listen")
+    if not status.get("http", {}).get("listening", True):
+        remarks.append("no HTTP device can connect: the log says why the gateway does not listen")
+    if (status.get("uplink") or {}).get("main", {}).get("is_paused"):
+        remarks.append("the cloud limits the rate: nothing is sent for a while (cloud.rate_limit_pause_s)")
     for bus in status.get("buses", []):
         if not bus.get("connected", True):
             remarks.append(f"bus {bus['name']} is not connected")
@@ -98,7 +105,8 @@ def judge(status: dict[str, Any]) -> list[str]:
     elif status["store"]["oldest_waiting_s"] > 5 + status["store"].get("commit_every_s", 0):
         remarks.append(f"the store has not answered for {status['store']['oldest_waiting_s']:.0f} s")
     forecast = status.get("forecast") or {}
-    if (hours := forecast.get("hours_left")) is not None and hours < HOURS_WARNING:
+    is_filling = queue["pending"] > PENDING_HEALTHY  # what is confirmed makes room by itself
+    if is_filling and (hours := forecast.get("hours_left")) is not None and hours < HOURS_WARNING:
         remarks.append(f"the store is full in {hours:.1f} hours at the present rate")
     if (salvage := status.get("salvage")) and time.time() - salvage["time"] / 1000 < SALVAGE_TOLD_S:
         lost = ", ".join(f"about {count} of {table}" for table, count in salvage["lost"].items())
@@ -124,7 +132,8 @@ def render(status: dict[str, Any]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    console = Console(markup=False, emoji=False, highlight=False)  # a name may contain "[/]"
+    # A name may contain "[/]"; a line stays one, so that it can be searched for.
+    console = Console(markup=False, emoji=False, highlight=False, soft_wrap=True)
     queue, cloud = status["queue"], status.get("cloud")
     state = f"{cloud['state']}" + (f" as {cloud['edge']!r}" if cloud and cloud.get("edge") else "") if cloud else "off"
     console.print(f"edge-gateway {status['version']}, up {status['uptime_s']} s, {status['memory_bytes'] >> 20} MB")
@@ -136,13 +145,12 @@ def render(status: dict[str, Any]) -> None:
         end = datetime.fromtimestamp(certificate["not_after_ms"] / 1000, UTC)
         left = f"{days} days left" if days >= 0 else "EXPIRED"
         console.print(f"         certificate {certificate['name']} until {end:%Y-%m-%d} ({left})")
+    for line in _refused(cloud.get("refused_downlinks") or {}) if cloud else ():
+        console.print(f"         {line}")
     if queue["lag_s"] is None:
         console.print(f"queue    {queue['pending']} pending")
     else:
-        console.print(
-            f"queue    {queue['pending']} pending, {queue['deployed']} deployed, {queue['parked']} parked,"
-            f" lag {queue['lag_s']:.1f} s"
-        )
+        console.print(f"queue    {queue['pending']} pending, {queue['parked']} parked, lag {queue['lag_s']:.1f} s")
     if queue.get("acked") is not None:
         console.print(
             f"         {queue['accepted']} accepted so far: {queue['acked']} acked by the cloud,"
@@ -153,6 +161,9 @@ def render(status: dict[str, Any]) -> None:
     console.print(f"mqtt     port {status['mqtt']['port']}, {status['mqtt']['connections']} connections")
     if problem := status["mqtt"].get("tls_problem"):
         console.print(f"         {problem}", style="red", markup=False)
+    if (http := status.get("http")) is not None:
+        ports = ", ".join(f"port {port}" for port in (http.get("port"), http.get("tls_port")) if port is not None)
+        console.print(f"http     {ports}, {http.get('connections', 0)} connections")
     for bus in status.get("buses", []):
         console.print(
             f"bus      {bus['name']} ({bus['kind']}): {'connected' if bus.get('connected') else 'not connected'}"
@@ -168,6 +179,18 @@ def render(status: dict[str, Any]) -> None:
         console.print(f"… and {len(status['devices']) - 50} devices more")
     for remark in judge(status):
         console.print(f"! {remark}", style="yellow")
+
+
+def _refused(refused: dict[str, Any]) -> list[str]:
+    """What the cloud sent and could not be applied: how much, and the last few."""
+    if not refused.get("count"):
+        return []
+    lines = [f"{refused['count']} messages of the cloud could not be applied; the last:"]
+    for one in refused["last"][-REFUSED_SHOWN:]:
+        at = datetime.fromtimestamp(one["at_ms"] / 1000, UTC)
+        text = "".join(char if char.isprintable() else " " for char in f"{one['what']}: {one['reason']}")
+        lines.append(f"{at:%Y-%m-%d %H:%M:%SZ} {text}")
+    return lines
 
 
 def _outlook(forecast: dict[str, Any]) -> str:

@@ -207,6 +207,33 @@ def test_a_name_from_outside_cannot_break_the_screen(capsys):
     assert capsys.readouterr().out.count(name) == 5
 
 
+def test_status_lists_what_the_cloud_sent_and_could_not_be_applied_and_breaks_no_line(capsys):
+    refused = {"at_ms": 1_800_000_000_000, "what": "DEVICE 1", "reason": "name is missing\nhere " + "x" * 100}
+    last = [{**refused, "what": f"DEVICE {number}"} for number in range(5)]
+    cloud = {"state": "ready", "edge": "E", "refused_downlinks": {"count": 7, "last": last}}
+    queue = {"pending": 5, "deployed": 9, "parked": 1, "lag_s": 0.0, "pending_express": 0, "discarded": 0}
+    status = {
+        **{"version": "1", "uptime_s": 1, "memory_bytes": 0, "cloud": cloud, "devices": []},
+        "queue": {**queue, "accepted": 12, "acked": 6},
+        "store": {"oldest_waiting_s": 0},
+        "uplink": {"main": {"is_paused": True}},
+        "mqtt": {"port": 1, "connections": 0},
+        "http": {"port": 8080, "tls_port": None, "listening": False, "connections": 2},
+        "rules": {"problems": [], "chains": []},
+    }
+    render(status)
+    lines = capsys.readouterr().out.splitlines()
+    assert "         7 messages of the cloud could not be applied; the last:" in lines
+    shown = [line for line in lines if "DEVICE" in line]
+    assert shown[0] == f"         2027-01-15 08:00:00Z DEVICE 2: name is missing here {'x' * 100}"
+    assert [line.split()[3] for line in shown] == ["2:", "3:", "4:"]
+    assert "queue    5 pending, 1 parked, lag 0.0 s" in lines  # a parked event is none that was deployed
+    assert any(line.endswith("5 pending, 1 parked, 0 discarded") for line in lines)
+    assert "http     port 8080, 2 connections" in lines
+    assert any(line.startswith("! the cloud limits the rate") for line in lines)
+    assert any(line.startswith("! no HTTP device can connect") for line in lines)
+
+
 def test_status_says_what_the_store_lacks_which_devices_are_gone_and_when_certificates_end(capsys):
     cloud = {
         **{"state": "closed", "edge": "", "last_error": "cloud:7070: TLS: the certificate has another name"},

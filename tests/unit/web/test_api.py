@@ -150,7 +150,9 @@ def test_what_is_soon_full_or_was_damaged_is_told():
     status = {"queue": {"pending": 0, "lag_s": 0, "parked": 0}, "store": {"oldest_waiting_s": 50, "commit_every_s": 60}}
     status |= {"rules": {"problems": []}}
     assert judge({**status, "forecast": {"hours_left": 40.0}, "salvage": None}) == []
-    assert judge({**status, "forecast": {"hours_left": 2.0}}) == ["the store is full in 2.0 hours at the present rate"]
+    assert judge({**status, "forecast": {"hours_left": 2.0}}) == []  # all of it is confirmed, and makes room
+    filling = {**status, "queue": {"pending": 1001, "lag_s": 0, "parked": 0}, "forecast": {"hours_left": 2.0}}
+    assert judge(filling) == ["the store is full in 2.0 hours at the present rate"]
     salvage = {"time": int(time.time() * 1000), "why": "page 3", "kept_as": "x.damaged", "lost": {"cloud_event": 7}}
     (remark,) = judge({**status, "salvage": salvage})
     assert "about 7 of cloud_event" in remark
