@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from gateway.cloud.tls import Expiry, file_expiries, pem_expiry
-from gateway.config import BrokerConfig, GatewayConfig, SqliteStore
+from gateway.config import BrokerConfig, GatewayConfig, HttpConfig, SqliteStore
 from gateway.doctor.findings import Finding, ok, problem, warning
 from gateway.store.look import StoreLook
 
@@ -90,18 +90,30 @@ def clock(now_ms: int) -> list[Finding]:
 
 def listeners(broker: BrokerConfig, mqtt: Mapping[str, Any] | None) -> list[Finding]:
     """The MQTT ports: ours, free, or somebody else's. `mqtt` is what the running service says of them."""
+    names = ("port", "tls_port", "websocket_port", "websocket_tls_port")
+    return _listeners("broker", broker.host, {name: getattr(broker, name) for name in names}, mqtt)
+
+
+def http_listeners(http: HttpConfig, said: Mapping[str, Any] | None) -> list[Finding]:
+    """The same for HTTP; nothing when it is off."""
+    return _listeners("http", http.host, {"port": http.port, "tls_port": http.tls_port}, said)
+
+
+def _listeners(
+    section: str, host: str, ports: Mapping[str, int | None], said: Mapping[str, Any] | None
+) -> list[Finding]:
     found = []
-    for key, port in (("broker.port", broker.port), ("broker.tls_port", broker.tls_port)):
+    for name, port in ports.items():
         if port is None:
             continue
-        where = f"port {port}"
+        key, where = f"{section}.{name}", f"port {port}"
         remedy = f"stop the program that has it (ss -ltnp), or set {key}"
-        if mqtt is not None and mqtt.get("listening", True):
-            found.append(ok(where, f"{key}: the service listens, {mqtt.get('connections', 0)} connections"))
-        elif mqtt is not None:
+        if said is not None and said.get("listening", True):
+            found.append(ok(where, f"{key}: the service listens, {said.get('connections', 0)} connections"))
+        elif said is not None:
             found.append(problem(where, f"{key}: the service cannot listen there", remedy))
         else:
-            found.append(_try_port(where, key, broker.host, port, remedy))
+            found.append(_try_port(where, key, host, port, remedy))
     return found
 
 
@@ -117,14 +129,18 @@ def _try_port(where: str, key: str, host: str, port: int, remedy: str) -> Findin
                 return problem(where, f"{key}: another program has it", remedy)
             if error.errno == errno.EACCES:
                 return warning(where, f"{key}: this user may not open it", "the service may; or take one above 1023")
-            return problem(where, f"{key}: {host}: {error.strerror}", "correct broker.host")
+            return problem(where, f"{key}: {host}: {error.strerror}", f"correct {key.partition('.')[0]}.host")
     return ok(where, f"{key}: free")
 
 
 def certificates(config: GatewayConfig, now_ms: int) -> list[Finding]:
     """When the named files end. Whether they fit together is part of the configuration's check."""
     broker = config.broker
-    named = (("broker.tls_cert", broker.tls_cert), ("broker.tls_client_ca", broker.tls_client_ca))
+    named = (
+        ("broker.tls_cert", broker.tls_cert),
+        ("broker.tls_client_ca", broker.tls_client_ca),
+        ("http.tls_cert", config.http.tls_cert),
+    )
     found = [pem_expiry(name, path) for name, path in named if path is not None]
     expiries = [one for one in found if one is not None] + file_expiries(config.cloud)
     return [expiring(one, now_ms) for one in expiries]

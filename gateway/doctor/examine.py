@@ -25,6 +25,7 @@ async def examine(config: GatewayConfig, clock: Clock, *, may_connect: bool = Tr
     findings += box.store(seen, config.store.max_bytes, is_running=status is not None)
     findings += box.clock(clock.now_ms())
     findings += box.listeners(config.broker, None if status is None else status.get("mqtt", {}))
+    findings += box.http_listeners(config.http, None if status is None else status.get("http", {"listening": False}))
     findings += box.certificates(config, clock.now_ms())
     findings += box.serial_lines(config.buses)
     is_alone = nobody_answers and seen.is_held is False

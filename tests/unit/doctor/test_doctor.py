@@ -13,11 +13,12 @@ from gateway.app import Gateway
 from gateway.cloud.tls import Expiry
 from gateway.cloudsim.options import CloudSimOptions
 from gateway.cloudsim.server import CloudSim
-from gateway.config import BrokerConfig, GatewayConfig, PostgresStore
+from gateway.config import BrokerConfig, GatewayConfig, HttpConfig, PostgresStore
 from gateway.demo.processes import free_port
 from gateway.doctor import Level, box, examine
 from gateway.store.look import look
 from gateway.supervise import SystemClock
+from tests.integration.test_broker_tls import make_certificate
 from tests.unit.cloud.server import until
 
 DAY_MS = 86_400_000
@@ -145,6 +146,42 @@ def test_ports_free_taken_and_without_rights():
         assert "the service cannot listen" in found.text
     assert box.listeners(BrokerConfig(host="127.0.0.1", port=free_port()), None)[0].level is Level.OK
     assert box.listeners(BrokerConfig(host="192.0.2.1", port=free_port()), None)[0].remedy == "correct broker.host"
+
+
+def test_every_port_that_is_configured_is_looked_at(tmp_path):
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        taken = other.getsockname()[1]
+        files = {"tls_cert": tmp_path / "c", "tls_key": tmp_path / "k"}
+        ports = {
+            "port": free_port(),
+            "tls_port": free_port(),
+            "websocket_port": taken,
+            "websocket_tls_port": free_port(),
+        }
+        found = box.listeners(BrokerConfig(host="127.0.0.1", **ports, **files), None)
+        assert [one.level for one in found] == [Level.OK, Level.OK, Level.PROBLEM, Level.OK]
+        assert "set broker.websocket_port" in found[2].remedy
+        http = HttpConfig(host="127.0.0.1", port=free_port(), tls_port=taken, **files)
+        found = box.http_listeners(http, None)
+        assert [one.level for one in found] == [Level.OK, Level.PROBLEM]
+        assert found[1].text == "http.tls_port: another program has it"
+    assert box.http_listeners(HttpConfig(), None) == []
+    found = box.http_listeners(HttpConfig(port=8080), {"listening": True, "connections": 3})
+    assert [one.text for one in found] == ["http.port: the service listens, 3 connections"]
+    (found,) = box.http_listeners(HttpConfig(port=8080), {"listening": False})
+    assert (found.level, "set http.port" in found.remedy) == (Level.PROBLEM, True)
+    (found,) = box.http_listeners(HttpConfig(host="192.0.2.1", port=free_port()), None)
+    assert found.remedy == "correct http.host"
+
+
+async def test_http_is_part_of_the_round_and_its_certificate_too(tmp_path):
+    make_certificate(tmp_path)
+    paper = {"tls_cert": tmp_path / "cert.pem", "tls_key": tmp_path / "key.pem"}
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        http = {"host": "127.0.0.1", "tls_port": other.getsockname()[1], **paper}
+        found = by_place(await examine(config_for(tmp_path, http=http), SystemClock()))
+    assert found[f"port {http['tls_port']}"].text == "http.tls_port: another program has it"
+    assert "expires in 1 days" in found["certificate http.tls_cert"].text
 
 
 def test_a_serial_line_by_a_name_that_does_not_survive(tmp_path, monkeypatch):
