@@ -22,18 +22,22 @@ def _remaining(length: int) -> bytes:
             return bytes(out)
 
 
-def connect_packet(token: str, client_id: str = "") -> bytes:
-    """MQTT 3.1.1, clean session, user name only."""
-    body = (
-        _field(b"MQTT") + bytes([4, 0x82]) + struct.pack(">H", 0) + _field(client_id.encode()) + _field(token.encode())
-    )
+def connect_packet(token: str, client_id: str = "", version: int = 4) -> bytes:
+    """MQTT 3.1.1 (4) or 5.0 (5), clean session, user name only."""
+    properties = b"\0" if version == 5 else b""
+    head = _field(b"MQTT") + bytes([version, 0x82]) + struct.pack(">H", 0) + properties
+    body = head + _field(client_id.encode()) + _field(token.encode())
     return b"\x10" + _remaining(len(body)) + body
 
 
 class Publisher(asyncio.Protocol):
     """Keeps `window` publishes unanswered until `count` are answered, or until `until_s`."""
 
-    def __init__(self, token: str, topic: str, count: int | None, window: int, rate: float | None) -> None:
+    def __init__(
+        self, token: str, topic: str, count: int | None, window: int, rate: float | None, version: int = 4
+    ) -> None:
+        self._version, self._properties = version, b"\0" if version == 5 else b""
+        self._every = 1 if window <= 2 else 64  # of which publishes the latency is taken
         self._token, self._topic, self._count, self._window = token, _field(topic.encode()), count, window
         self._rate = rate
         self._buffer = b""
@@ -48,7 +52,7 @@ class Publisher(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = transport
-        transport.write(connect_packet(self._token, self._token))  # type: ignore[attr-defined]
+        transport.write(connect_packet(self._token, self._token, self._version))  # type: ignore[attr-defined]
 
     def connection_lost(self, exc: Exception | None) -> None:
         for future in (self.connected, self.done):
@@ -59,20 +63,25 @@ class Publisher(asyncio.Protocol):
         buffer = self._buffer + data if self._buffer else data
         offset = 0
         while len(buffer) - offset >= 4:
-            kind = buffer[offset]
-            offset += 4
+            kind, length = buffer[offset], buffer[offset + 1]  # what a broker answers here is shorter than 128 bytes
+            if len(buffer) - offset < 2 + length:
+                break
             if kind == 0x20:
-                code = buffer[offset - 1]
+                code = buffer[offset + 3]
                 if code:
                     self.connected.set_exception(ConnectionError(f"{self._token}: refused with {code}"))
                     return
                 self.connected.set_result(None)
             elif kind == 0x40:
+                if length > 2 and buffer[offset + 4] >= 0x80:
+                    self.done.set_exception(ConnectionError(f"{self._token}: a publish was refused"))
+                    return
                 self.answered += 1
-                if self.answered & 63 == 0:
+                if self.answered % self._every == 0:
                     at = self._sent_at.pop(self.answered, None)
                     if at is not None:
                         self.latencies_s.append(time.perf_counter() - at)
+            offset += 2 + length
         self._buffer = buffer[offset:]
         self._push()
 
@@ -81,8 +90,8 @@ class Publisher(asyncio.Protocol):
         self._push()
 
     def _push(self) -> None:
-        if self.done.done() or not self.connected.done():
-            return
+        if self.done.done() or not self.connected.done() or not self._started_s:
+            return  # what a client published while others still connect would be counted and not timed
         now_s = time.perf_counter()
         ended = self.until_s is not None and now_s >= self.until_s
         if ended or (self._count is not None and self._sent >= self._count):
@@ -98,13 +107,13 @@ class Publisher(asyncio.Protocol):
         for _ in range(room):
             self._sent += 1
             number = self._sent
-            if number & 63 == 0:
+            if number % self._every == 0:
                 self._sent_at[number] = now_s
             ts = int(time.time() * 1000)
             payload = b'{"ts":%d,"values":{"seq":%d,"temperature":21.5}}' % (ts, number)
             packet_id = struct.pack(">H", (number - 1) % 65535 + 1)
-            length = len(self._topic) + 2 + len(payload)
-            parts.append(b"\x32" + _remaining(length) + self._topic + packet_id + payload)
+            length = len(self._topic) + 2 + len(self._properties) + len(payload)
+            parts.append(b"\x32" + _remaining(length) + self._topic + packet_id + self._properties + payload)
         if parts:
             self._transport.write(b"".join(parts))  # type: ignore[attr-defined]
 
@@ -122,6 +131,7 @@ async def run_load(
     rate: float | None = None,
     topic: str = "v1/devices/me/telemetry",
     report: dict[str, float] | None = None,
+    version: int = 4,
 ) -> int:
     """Publish until every client has `per_client` answers, or for `seconds`; how many were answered.
 
@@ -131,7 +141,7 @@ async def run_load(
     clients: list[Publisher] = []
     for token in tokens:
         each = rate / len(tokens) if rate else None
-        client = Publisher(token, topic, per_client, window, each)
+        client = Publisher(token, topic, per_client, window, each, version)
         await loop.create_connection(lambda client=client: client, "127.0.0.1", port)  # type: ignore[misc]
         clients.append(client)
     await asyncio.gather(*(client.connected for client in clients))
@@ -169,6 +179,7 @@ def main() -> None:
     parser.add_argument("--window", type=int, default=50)
     parser.add_argument("--rate", type=float)
     parser.add_argument("--topic", default="v1/devices/me/telemetry")
+    parser.add_argument("--version", type=int, choices=(4, 5), default=4, help="4: MQTT 3.1.1")
     options = parser.parse_args()
     tokens = [f"token-{i}" for i in range(options.clients)]
     report: dict[str, float] = {}
@@ -181,6 +192,7 @@ def main() -> None:
         rate=options.rate,
         topic=options.topic,
         report=report,
+        version=options.version,
     )
     import uvloop
 
