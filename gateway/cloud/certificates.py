@@ -16,6 +16,7 @@ from gateway.ports import Clock
 log = logging.getLogger(__name__)
 
 _EVERY_S: Final = 86_400.0
+_SERVER: Final = "server"
 
 
 class Certificates:
@@ -42,7 +43,7 @@ class Certificates:
             self._look_at(file_expiries(self._config))
             der = await server_certificate(self._config)
             with contextlib.suppress(RejectedError):
-                self._look_at([Expiry("server", not_after_ms(der))] if der else [])
+                self._look_at([Expiry(_SERVER, not_after_ms(der))] if der else [])
 
     def status(self) -> list[dict[str, Any]]:
         """For the page and the command line."""
@@ -59,4 +60,5 @@ class Certificates:
             if days < WARN_DAYS and expiry not in self._told:
                 self._told.add(expiry)
                 when = "has expired" if days < 0 else f"expires in {days} days"
-                log.warning("cloud: the certificate %s %s; the link ends with it", expiry.name, when)
+                which = "the server's certificate" if expiry.name == _SERVER else f"the certificate {expiry.name}"
+                log.warning("cloud: %s %s; the link ends with it", which, when)

@@ -486,7 +486,7 @@ def _reason(error: grpc.aio.AioRpcError, config: CloudConfig) -> str:
     if code is grpc.StatusCode.RESOURCE_EXHAUSTED:
         return f"{where}: gRPC RESOURCE_EXHAUSTED (a message over the limit, or too much at once)"
     if code is not grpc.StatusCode.UNAVAILABLE:
-        return f"{where}: gRPC {code.name}"
+        return f"{where}: gRPC {code.name}: the server ended the stream with an error; its log says why"
     for sign, layer in (
         ("certificate_verify_failed", "TLS: the server's certificate is not trusted"),
         ("hostname verification", "TLS: the certificate has another name"),
@@ -496,6 +496,9 @@ def _reason(error: grpc.aio.AioRpcError, config: CloudConfig) -> str:
         ("connection refused", "TCP: connection refused"),
         ("name resolution", "DNS: no address for this name"),
         ("dns", "DNS: no address for this name"),
+        ("goaway", "HTTP/2: the server ends the connection; it stops or restarts"),
+        ("cancelling all calls", "HTTP/2: the server ends the connection; it stops or restarts"),
+        ("shutdown", "HTTP/2: the server ends the connection; it stops or restarts"),
         ("keepalive", "HTTP/2: no answer to keepalive pings"),
         ("timed out", "TCP: timed out"),
         ("timeout", "TCP: timed out"),
@@ -504,7 +507,7 @@ def _reason(error: grpc.aio.AioRpcError, config: CloudConfig) -> str:
     ):
         if sign in details:
             return f"{where}: {layer}"
-    return f"{where}: gRPC UNAVAILABLE"
+    return f"{where}: gRPC UNAVAILABLE: the server, or something on the way to it, ended the connection"
 
 
 def _cause(error: BaseException) -> BaseException:

@@ -117,7 +117,7 @@ async def test_a_certificate_that_ends_soon_is_warned_of_once_and_shown(tmp_path
     assert shown["server"] == {"name": "server", "not_after_ms": round(end.timestamp()) * 1000, "days_left": 10}
     assert shown["cloud.ssl_cert"]["days_left"] in (398, 399, 400)
     said = [record.getMessage() for record in caplog.records if record.name.startswith("gateway.")]
-    assert said == ["cloud: the certificate server expires in 10 days; the link ends with it"]
+    assert said == ["cloud: the server's certificate expires in 10 days; the link ends with it"]
 
 
 async def test_without_tls_there_is_no_certificate():

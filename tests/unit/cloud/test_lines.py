@@ -80,7 +80,7 @@ async def test_a_server_that_says_goaway_is_left_and_found_again():
         async with running(link) as task:
             await until_ready(link)
             await server.stop(0.05)  # GOAWAY, then the streams are cancelled
-            with pytest.raises(TransientError):
+            with pytest.raises(TransientError, match="HTTP/2: the server ends the connection; it stops or restarts"):
                 await asyncio.wait_for(task, 3)
 
     link = None
