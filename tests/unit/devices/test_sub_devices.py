@@ -273,3 +273,17 @@ async def test_a_device_of_the_cloud_on_its_way_to_the_disk_is_the_one_behind_th
         await asyncio.gather(coming, receipt)
         assert device.id == clouds
         assert [known.id for known in house.state.devices() if known.name == "A"] == [clouds]
+
+
+async def test_a_device_that_a_mapping_names_is_behind_nobody():
+    async with House() as house:
+        device, receipt = house.inlet.sub_device(None, "plug", "tasmota")
+        await receipt
+        assert [(event.type, event.action) for event in house.committer.events()] == [("DEVICE", "ADDED")]
+        assert house.state.profile_named("tasmota").id == device.profile_id
+        assert house.state.setting(f"{LAST_GATEWAY}{device.id}") is None
+        gateway = gateway_in(house)
+        house.inlet.sub_device(gateway, "plug", "")
+        await settle()
+        assert house.inlet.sub_device(None, "plug", "") == (house.state.device_named("plug"), None)
+        assert house.state.setting(f"{LAST_GATEWAY}{device.id}") == str(gateway.id)
