@@ -95,6 +95,10 @@ def judge(status: dict[str, Any]) -> list[str]:
         remarks.append("no HTTP device can connect: the log says why the gateway does not listen")
     if (status.get("uplink") or {}).get("main", {}).get("is_paused"):
         remarks.append("the cloud limits the rate: nothing is sent for a while (cloud.rate_limit_pause_s)")
+    if external := status.get("external_broker"):
+        if not external["connected"]:
+            remarks.append("the external broker is not connected: the log says why")
+        remarks += [f"the external broker refuses the subscription {name!r}" for name in external["refused_filters"]]
     for bus in status.get("buses", []):
         if not bus.get("connected", True):
             remarks.append(f"bus {bus['name']} is not connected")
@@ -168,6 +172,11 @@ def render(status: dict[str, Any]) -> None:
         console.print(
             f"bus      {bus['name']} ({bus['kind']}): {'connected' if bus.get('connected') else 'not connected'}"
         )
+    for name, part in (("mapping", status["mqtt"].get("mappings")), ("outside", status.get("external_broker"))):
+        if part:
+            console.print(f"{name:8} {part['devices']} devices open")
+            for problem in part["problems"][-1:]:
+                console.print(f"         newest problem: {problem['topic']}: {problem['reason']}")
     for chain in status["rules"]["chains"]:
         console.print(f"rules    {_short(chain)}")
     table = Table("device", "profile", "from", "online", "readings since it connected")
