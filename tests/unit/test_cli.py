@@ -46,7 +46,7 @@ def check(tmp_path, text):
             MODBUS.format(host="host", point=POINT.replace("address", "adress")),
             "buses[0].devices[0].telemetry[0].adress: unknown key; did you mean 'address'?",
         ),
-        ("buses: [{kind: modbuss}]", "buses[0].kind: no driver of kind 'modbuss'; known kinds: modbus"),
+        ("buses: [{kind: modbuss}]", "buses[0].kind: no driver of kind 'modbuss'; known kinds: modbus, serial"),
         ("rules: {root_chain: no.json}", "no.json: cannot be read: No such file"),
         ("rules: {root_chain: bad.json}", "bad.json: is no JSON"),
         ("rules: {root_chain: index.json}", "there is no node 0 or 7"),

@@ -1,0 +1,1 @@
+"""Serial lines by description: frames, checksums and fields without code."""

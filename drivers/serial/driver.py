@@ -1,0 +1,419 @@
+"""One serial line: questions and answers, devices that speak unasked, commands."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections import deque
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
+from typing import Final
+
+from drivers.serial.config import Command, Request, SerialConfig
+from drivers.serial.fields import Content, NoValue
+from drivers.serial.frames import Framer
+from drivers.serial.messages import Kind, answer_value, kind_of, text_of, value_to_send
+from drivers.serial.notation import Template, shown
+from drivers.serial.proof import Proof, frame_rule
+from drivers.serial.wire import AGAIN_S, SerialWire
+from gateway.domain.entity import Json
+from gateway.domain.telemetry import Value
+from gateway.errors import BusLost, RejectedError, TransientError
+from gateway.ports import Clock, DriverDevice, Heard, Poll, Query, Reading, Write
+
+MAX_HEARD: Final = 1000
+"""Messages that wait for the house; the oldest goes when there are more, and is counted."""
+
+_RECENT_BYTES: Final = 64
+_SETTLE_S: Final = 0.05
+"""After an answer that did not come in time the line must be quiet for so long before the next question."""
+
+
+@dataclass(slots=True)
+class _Question:
+    """What is waited for."""
+
+    kind: Kind
+    refused: re.Pattern[str] | None
+    answer: asyncio.Future[tuple[Content, bytes]]
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """A request of the configuration, ready for use."""
+
+    kind: Kind
+    sent: bytes
+    what: str
+
+
+class SerialDriver:
+    """Implements `Driver` and `Listener`: `listen` keeps the port open and looks for it when it is away."""
+
+    def __init__(self, config: SerialConfig, clock: Clock) -> None:
+        self._config, self._clock = config, clock
+        self._proof = Proof(config.frame, config.checksum)
+        self._framer = Framer(frame_rule(config.frame), self._proof.problem)
+        self.wire = SerialWire(config, self._received, self._lost)
+        self._heard: deque[Heard] = deque()
+        self._news = asyncio.Event()
+        self._question: _Question | None = None
+        self._pause: asyncio.TimerHandle | None = None
+        self._faults: dict[str, str] = {}
+        self._last: dict[tuple[str, str], tuple[Value, float]] = {}
+        self._last_ts_ms: dict[str, int] = {}
+        self._recent = b""
+        self._bytes = self._unexpected = self._lost_readings = self._told_bad = self._told_lost = 0
+        self._last_unexpected = b""
+        self._last_byte_s = 0.0
+        self._is_late = False
+        self._silent_s: dict[str, float] = {}
+        self._understand()
+
+    def _understand(self) -> None:
+        """The configuration, ready for use."""
+        config = self._config
+        self._kinds: list[Kind] = []
+        self._asked: dict[Poll, _Asked] = {}
+        self._fields: dict[tuple[str, str], Poll | None] = {}  # to the poll that reads it; None: it comes unasked
+        self._commands: dict[tuple[str, str], tuple[Command, Template, Kind | None]] = {}
+        self._silent_after_s: dict[str, float] = {}
+        for device in config.devices:
+            for message in device.messages:
+                kind = kind_of(device.name, message, config.encoding)
+                self._kinds.append(kind)
+                self._silent_after_s[device.name] = device.silent_after_s
+                self._fields.update({(device.name, field.key): None for field in kind.fields})
+            for index, request in enumerate(device.requests):
+                every_ms = request.every_ms or device.every_ms
+                poll = Poll(key=f"{device.name}/{index}", every_s=every_ms / 1000, unit=device.name)
+                self._asked[poll] = self._ready(device.name, request)
+                self._fields.update({(device.name, field.key): poll for field in self._asked[poll].kind.fields})
+            for command in device.commands:
+                kind_ = None if command.answer is None else kind_of(device.name, command.answer, config.encoding)
+                self._commands[device.name, command.key] = (command, config.template(command.send), kind_)
+
+    def _ready(self, device: str, request: Request) -> _Asked:
+        sent = self._config.template(request.send).render(checksum=self._proof.sent)
+        return _Asked(kind_of(device, request, self._config.encoding), sent, shown(sent))
+
+    # ── `Driver` ──
+
+    def devices(self) -> Sequence[DriverDevice]:
+        """Who is on this line."""
+        return known_devices(self._config)
+
+    def polls(self) -> Sequence[Poll]:
+        """One a request."""
+        return list(self._asked)
+
+    async def read(self, poll: Poll) -> Sequence[Reading]:
+        """Ask, and take the answer's fields.
+
+        Raises:
+            TransientError: No answer in time; the text says what was seen on the line. `BusLost`: no port.
+        """
+        asked = self._asked[poll]
+        content, _ = await self._ask(asked.kind, asked.sent, asked.what)
+        return self._readings(asked.kind, content, self._clock.now_ms())
+
+    async def write(self, command: Write) -> Value:
+        """Send a command; what its answer says, or the value sent where no answer is expected.
+
+        Raises:
+            RejectedError: No such command, a bad value, or refused by the device.
+            TransientError: No answer; it may have arrived.
+        """
+        found = self._commands.get((command.device, command.key))
+        if found is None:
+            raise RejectedError(f"{command.device} has no command {command.key!r}")
+        return await self._command(command.device, *found, command.value)
+
+    async def query(self, query: Query) -> Value:
+        """A field: asked for now, or as it was heard last. A command without a value is executed."""
+        name = (query.device, query.key)
+        if name not in self._fields:
+            if name in self._commands:
+                return await self._command(query.device, *self._commands[name], None)
+            raise RejectedError(f"{query.device} has no field {query.key!r}")
+        poll = self._fields[name]
+        if poll is None:
+            value, at_s = self._last.get(name, (None, 0.0))
+            age_s = self._clock.monotonic_s() - at_s
+            if value is None or age_s > self._silent_after_s[query.device]:
+                raise TransientError(f"{self._config.name}: {query.device} has not said {query.key!r} lately")
+            return value
+        for reading in await self.read(poll):
+            if reading.key == query.key:
+                return reading.value
+        raise RejectedError(f"{query.device}.{query.key}: {self._faults.get(f'{query.device}.{query.key}')}")
+
+    def is_writable(self, device: str, key: str) -> bool | None:
+        """True for commands, False for fields, None for neither."""
+        if (device, key) in self._commands:
+            return True
+        return False if (device, key) in self._fields else None
+
+    def faults(self) -> Mapping[str, str]:
+        """Fields that the last frame of their kind had no value for."""
+        return self._faults
+
+    # ── `Listener` ──
+
+    async def listen(self) -> AsyncIterator[Heard]:
+        """What is said unasked; who is silent; whether the port is there."""
+        self._silent_s = dict.fromkeys(self._silent_after_s, self._clock.monotonic_s())
+        while True:
+            try:
+                await self.wire.open()
+            except BusLost as error:
+                yield Heard(unit=self._config.devices[0].name, error=error)
+                await asyncio.sleep(AGAIN_S)
+                continue
+            if not self._heard:
+                self._news.clear()
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(self._until_silent_s()):
+                        await self._news.wait()
+            while (heard := self._next_heard()) is not None:
+                yield heard
+
+    def line(self) -> Mapping[str, Json]:
+        """Figures since the start."""
+        seen = self._framer.seen
+        return {
+            "port": self._config.port,
+            "settings": self._config.settings_text,
+            "is_open": self.wire.is_open,
+            "opens": self.wire.opens,
+            "bytes": self._bytes,
+            "frames": seen.frames,
+            "bad_frames": seen.bad_frames,
+            "skipped_bytes": seen.skipped_bytes,
+            "unexpected_frames": self._unexpected,
+            "lost_readings": self._lost_readings,
+            "last_bad": shown(seen.last_bad) + f": {seen.last_reason}" if seen.bad_frames else None,
+            "last_unexpected": shown(self._last_unexpected) if self._unexpected else None,
+        }
+
+    # ── questions ──
+
+    async def _command(
+        self, device: str, command: Command, template: Template, kind: Kind | None, given: Json
+    ) -> Value:
+        try:
+            value = value_to_send(command, template.takes_value, given)
+            sent = template.render(value, self._proof.sent)
+        except RejectedError as error:
+            raise RejectedError(f"{device}: {error}") from None
+        if kind is None:
+            await self._quiet()
+            await self.wire.send(sent, self._config.timeout_s)
+            self._last_byte_s = asyncio.get_running_loop().time()
+            return True if value is None else value
+        refused = None if command.refused is None else re.compile(command.refused)
+        content, body = await self._ask(kind, sent, f"{command.key!r} ({shown(sent)})", refused)
+        if not kind.fields and value is not None:
+            return value
+        return answer_value(kind, content, body, command.key)
+
+    async def _ask(
+        self, kind: Kind, sent: bytes, what: str, refused: re.Pattern[str] | None = None
+    ) -> tuple[Content, bytes]:
+        loop, name, timeout_s = asyncio.get_running_loop(), self._config.name, self._config.timeout_s
+        await self.wire.open()
+        await self._quiet()
+        bytes_before, bad_before = self._bytes, self._framer.seen.bad_frames
+        question = self._question = _Question(kind, refused, loop.create_future())
+        try:
+            await self.wire.send(sent, timeout_s)
+            self._last_byte_s = loop.time()
+            async with asyncio.timeout(timeout_s):
+                return await question.answer
+        except TimeoutError:
+            self._is_late = True
+            seen = self._what_was_seen(self._bytes - bytes_before, self._framer.seen.bad_frames - bad_before)
+            raise TransientError(f"{name}: {kind.device}: no answer to {what} in {timeout_s:g} s; {seen}") from None
+        except asyncio.CancelledError:
+            self._is_late = True
+            raise
+        finally:
+            self._question = None
+            question.answer.cancel()
+
+    async def _quiet(self) -> None:
+        """The pause before a question; a late answer to the one before goes by meanwhile, and is nobody's."""
+        loop = asyncio.get_running_loop()
+        gap_s = self._config.gap_ms / 1000
+        if self._is_late:
+            gap_s = max(gap_s, _SETTLE_S)
+        give_up_s = loop.time() + max(self._config.timeout_s, gap_s)
+        while True:
+            wait_s = min(self._last_byte_s + gap_s, give_up_s) - loop.time()  # bytes that come move the end of it
+            if wait_s <= 0:
+                break
+            await asyncio.sleep(wait_s)
+        if self._is_late and not self._kinds:
+            self._framer.clear()
+        self._is_late = False
+
+    # ── what comes ──
+
+    def _received(self, data: bytes) -> None:
+        loop = asyncio.get_running_loop()
+        now_s = self._last_byte_s = loop.time()
+        self._bytes += len(data)
+        self._recent = (self._recent + data)[-_RECENT_BYTES:]
+        self._take(self._framer.feed(data, now_s))
+        self._arm(now_s)
+
+    def _arm(self, now_s: float) -> None:
+        if self._pause is not None:
+            self._pause.cancel()
+        wait_s = self._framer.wait_s(now_s)
+        loop = asyncio.get_running_loop()
+        self._pause = None if wait_s is None else loop.call_later(wait_s, self._paused)
+
+    def _paused(self) -> None:
+        self.wire.read_now()  # what came while the loop was busy was no pause
+        now_s = asyncio.get_running_loop().time()
+        self._take(self._framer.idle(now_s))
+        self._arm(now_s)
+
+    def _take(self, frames: Sequence[bytes]) -> None:
+        for frame in frames:
+            body = self._proof.body(frame)
+            if not self._is_answer(body):
+                self._hear(body)
+        if self._framer.seen.bad_frames != self._told_bad:
+            self._news.set()
+
+    def _is_answer(self, body: bytes) -> bool:
+        question = self._question
+        if question is None or question.answer.done():
+            return False
+        text = body.decode(self._config.encoding, "replace") if question.refused is not None else ""
+        if question.refused is not None and question.refused.search(text):
+            device = question.kind.device
+            problem = f"{self._config.name}: {device} refuses: {text_of(body, self._config.encoding)!r}"
+            question.answer.set_exception(RejectedError(problem))
+            return True
+        content = question.kind.content(body)
+        if content is None:
+            return False
+        question.answer.set_result((content, body))
+        return True
+
+    def _hear(self, body: bytes) -> None:
+        is_known = False
+        for kind in self._kinds:
+            content = kind.content(body)
+            if content is None:
+                continue
+            is_known = True
+            now_ms, last_ms = self._clock.now_ms(), self._last_ts_ms.get(kind.device, 0)
+            if 0 <= last_ms - now_ms < 1000:  # two frames in one millisecond are two readings
+                now_ms = last_ms + 1
+            self._last_ts_ms[kind.device] = now_ms
+            readings = self._readings(kind, content, now_ms)
+            now_s = self._silent_s[kind.device] = self._clock.monotonic_s()
+            for reading in readings:
+                self._last[reading.device, reading.key] = (reading.value, now_s)
+            if readings:
+                self._heard.append(Heard(unit=kind.device, readings=readings))
+        while len(self._heard) > MAX_HEARD:
+            self._lost_readings += len(self._heard.popleft().readings)
+        if is_known:
+            self._news.set()
+        else:
+            self._unexpected += 1
+            self._last_unexpected = body
+
+    def _readings(self, kind: Kind, content: Content, ts_ms: int) -> list[Reading]:
+        readings: list[Reading] = []
+        for field, value in kind.values(content):
+            name = f"{kind.device}.{field.key}"
+            if isinstance(value, NoValue):
+                self._faults[name] = str(value)
+                continue
+            self._faults.pop(name, None)
+            readings.append(
+                Reading(device=kind.device, key=field.key, value=value, ts_ms=ts_ms, is_attribute=field.is_attribute)
+            )
+        return readings
+
+    def _lost(self, error: BusLost) -> None:
+        self._framer.clear()
+        if self._pause is not None:
+            self._pause.cancel()
+            self._pause = None
+        if self._question is not None and not self._question.answer.done():
+            self._question.answer.set_exception(error)
+        self._news.set()
+
+    # ── what is told ──
+
+    def _next_heard(self) -> Heard | None:
+        """Messages of one device that came in a row are one batch; then bad frames and silence."""
+        bad, self._told_bad = self._framer.seen.bad_frames - self._told_bad, self._framer.seen.bad_frames
+        lost, self._told_lost = self._lost_readings - self._told_lost, self._lost_readings
+        if self._heard:
+            first = self._heard.popleft()
+            readings = list(first.readings)
+            while self._heard and self._heard[0].unit == first.unit:
+                readings += self._heard.popleft().readings
+            return Heard(unit=first.unit, readings=readings, bad_frames=bad, lost_readings=lost)
+        if bad or lost:
+            return Heard(unit=self._config.devices[0].name, bad_frames=bad, lost_readings=lost)
+        return self._silence()
+
+    def _silence(self) -> Heard | None:
+        now_s = self._clock.monotonic_s()
+        for device, since_s in self._silent_s.items():
+            after_s = self._silent_after_s[device]
+            if now_s - since_s >= after_s:
+                self._silent_s[device] = now_s
+                seen = self._what_was_seen(self._bytes, self._framer.seen.bad_frames)
+                problem = f"{self._config.name}: {device} has said nothing for {after_s:g} s; {seen}"
+                return Heard(unit=device, error=TransientError(problem))
+        return None
+
+    def _until_silent_s(self) -> float | None:
+        """Until the next device counts as silent; None: there is none that speaks unasked."""
+        now_s = self._clock.monotonic_s()
+        return min((at_s + self._silent_after_s[name] - now_s for name, at_s in self._silent_s.items()), default=None)
+
+    def _what_was_seen(self, bytes_: int, bad_frames: int) -> str:
+        config, seen = self._config, self._framer.seen
+        if not bytes_:
+            return f"nothing came on {config.port}: is it connected, and to this port?"
+        if bad_frames:
+            hint = f"{bad_frames} bad frames, the last: {seen.last_reason}"
+        else:
+            hint = "no frame of this kind among them"
+        recent = shown(self._recent[-bytes_:])
+        return (
+            f"{bytes_} bytes came ({hint}), at the end {recent}; is {config.settings_text} what the device is set to?"
+        )
+
+    def close(self) -> None:
+        """Safe to call twice."""
+        if self._pause is not None:
+            self._pause.cancel()
+        self.wire.close()
+
+
+@asynccontextmanager
+async def open_serial(config: SerialConfig, clock: Clock) -> AsyncIterator[SerialDriver]:
+    """A driver for one line. Needs no adapter: the port is opened when it is there, and again after a loss."""
+    driver = SerialDriver(config, clock)
+    try:
+        yield driver
+    finally:
+        driver.close()
+
+
+def known_devices(config: SerialConfig) -> list[DriverDevice]:
+    """All devices of a line are known from its configuration."""
+    return [DriverDevice(name=device.name, profile=device.profile, label=device.label) for device in config.devices]
