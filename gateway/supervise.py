@@ -18,6 +18,8 @@ log = logging.getLogger(__name__)
 
 STEADY_S: Final = 60.0
 """A room that serves for so long after an outage works again."""
+MOST_LINES: Final = 20
+"""In a minute, of `FewLines`."""
 _REASONS = 20  # remembered in one outage; a text that never repeats must not grow memory
 
 
@@ -86,6 +88,24 @@ class Backoff:
     def reset(self) -> None:
         """Start again from the first delay."""
         self._step_s = self._first_s
+
+
+class FewLines:
+    """Warnings of something that may come in thousands and is counted elsewhere: `MOST_LINES` of them in a minute."""
+
+    def __init__(self, log: logging.Logger, clock: Clock) -> None:
+        self._log, self._clock = log, clock
+        self._until_s, self._lines = 0.0, 0
+
+    def warning(self, text: str, *values: object) -> None:
+        """One of them; the last one of a minute says that there may be more."""
+        now_s = self._clock.monotonic_s()
+        if now_s >= self._until_s:
+            self._until_s, self._lines = now_s + 60.0, 0
+        self._lines += 1
+        if self._lines <= MOST_LINES:
+            more = " (more of them within this minute are only counted)" if self._lines == MOST_LINES else ""
+            self._log.warning(text + more, *values)
 
 
 async def supervise(

@@ -16,7 +16,7 @@ from gateway.cloud.session import DownlinkReceived, EdgeChanged
 from gateway.domain.downlink import EntityUpdated, SyncCompleted
 from gateway.errors import RejectedError
 from gateway.ports import Clock, DownlinkHandler
-from gateway.supervise import Counters
+from gateway.supervise import Counters, FewLines
 
 log = logging.getLogger(__name__)
 
@@ -43,6 +43,7 @@ class Applier:
         self._handler, self._clock, self._counters = handler, clock, counters
         self._acknowledge, self._synced = acknowledge, synced
         self._refused: deque[dict[str, Any]] = deque(maxlen=_REFUSED)
+        self._log = FewLines(log, clock)
         self.edge_name = ""
         self.begin()
 
@@ -88,7 +89,7 @@ class Applier:
             self._counters.add("cloud.downlinks")
             if error:  # final: what may succeed later has no answer yet
                 self._counters.add("cloud.downlinks_rejected")
-                log.warning("a message from the cloud could not be applied: %s", error)
+                self._log.warning("a message from the cloud could not be applied: %s", error)
                 self._refused.append(
                     {"at_ms": self._clock.now_ms(), "what": _contents(event), "reason": error[:_REASON_CHARS]}
                 )

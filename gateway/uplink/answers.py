@@ -15,7 +15,7 @@ from gateway.domain.changes import ParkEvent
 from gateway.domain.cloud_event import StoredEvent
 from gateway.errors import RejectedError
 from gateway.ports import Clock, CloudLink, StateReader, UplinkAnswer
-from gateway.supervise import Counters
+from gateway.supervise import Counters, FewLines
 from gateway.uplink.backlog import Backlog
 from gateway.uplink.batch import MAX_SHARED_BYTES, Batch, cut, join, only_key
 from gateway.uplink.cursor import Cursor
@@ -44,6 +44,7 @@ class Answers:
         self._config, self._link, self._clock, self._counters = config, link, clock, counters
         self._state, self._overtaking, self._cursor = state, overtaking, cursor
         self._parked_parts: dict[int, tuple[StoredEvent, str]] = {}
+        self._log = FewLines(log, clock)
         self.paused_until_s = 0.0  # by a rate limit
 
     def answered(self, stream: Backlog, batch: Batch, answer: UplinkAnswer) -> None:
@@ -106,7 +107,7 @@ class Answers:
         return f"{event.type} {event.entity_id}" if device is None else f"{event.type} {device.name!r}"
 
     def _park(self, stream: Backlog, event: StoredEvent, reason: str, tries: int) -> None:
-        log.warning(
+        self._log.warning(
             "event %d (%s %s) is parked after %d tries: %s",
             event.seq_id,
             event.type,

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 
 import pytest
 
 from gateway.errors import TransientError
-from gateway.supervise import Backoff, supervise
+from gateway.supervise import MOST_LINES, Backoff, FewLines, supervise
 from tests.fakes.clock import FakeClock
 
 
@@ -62,3 +63,16 @@ async def test_an_outage_that_ends_a_group_is_no_stop():
 
     await asyncio.wait_for(supervise("room", serve, Backoff(10, 10), Clock()), 2)
     assert len(lives) == 3
+
+
+async def test_what_comes_in_thousands_has_few_lines_in_a_minute(caplog):
+    clock = FakeClock()
+    few = FewLines(logging.getLogger("few"), clock)
+    for number in range(3 * MOST_LINES):
+        few.warning("event %d is parked", number)
+    assert len(caplog.messages) == MOST_LINES
+    assert caplog.messages[0] == "event 0 is parked"
+    assert caplog.messages[-1].endswith("is parked (more of them within this minute are only counted)")
+    await clock.advance(60)
+    few.warning("event %d is parked", 7)
+    assert caplog.messages[-1] == "event 7 is parked"
