@@ -245,8 +245,8 @@ class Bus:
                     unit.outage.failed(heard.error, now_ms)
                     self._fall_silent(unit.devices)
                 continue
-            self._mark_good(unit)
             if heard.readings:
+                self._mark_good(unit)
                 unit.polls += 1
                 receipts = self._take(unit, heard.readings)
                 if receipts:
