@@ -15,7 +15,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import logging
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterable
 from contextlib import suppress
 from typing import Any, Final
 
@@ -24,7 +24,7 @@ from amqtt.broker import Broker
 from amqtt.errors import AMQTTError
 
 from gateway.broker import encode
-from gateway.broker.packets import Connect, Publish, Suback
+from gateway.broker.packets import Connect, Publish, Suback, Unsuback
 from gateway.broker.wire import Decoder
 
 log = logging.getLogger(__name__)
@@ -98,6 +98,7 @@ class AmqttSession:
         self._decoder = Decoder(_MAX_PACKET_BYTES)
         self._ids = itertools.cycle(range(1, 65_536))
         self._subscriptions: dict[int, Callable[[list[int]], None]] = {}
+        self._leaving: dict[int, list[str]] = {}  # filters by the packet that ends them
         self._is_closed = False
         self.reader.feed(encode.connect(Connect(version=4, client_id=client_id)))
 
@@ -118,12 +119,20 @@ class AmqttSession:
 
     def unsubscribe(self, filters: list[str]) -> None:
         """Takes effect when amqtt gets there."""
-        self.reader.feed(encode.unsubscribe(4, next(self._ids), filters))
+        packet_id = next(self._ids)
+        self._leaving[packet_id] = filters
+        self.reader.feed(encode.unsubscribe(4, packet_id, filters))
 
     def close(self) -> None:
         """The device is gone."""
         if not self._is_closed:
             self._is_closed = True
+            self._end_when_heard()
+
+    def _end_when_heard(self) -> None:
+        # What amqtt hears before it has begun to look for the end of a session it forgets: that session never ends.
+        # It has begun when it answers a subscription, and every session that is closed has asked for one.
+        if not self._subscriptions:
             self.reader.feed(encode.disconnect(4))
             self.reader.feed_eof()
 
@@ -136,14 +145,16 @@ class AmqttSession:
     def _receive(self, data: bytes) -> None:
         self._decoder.receive(data)
         while (packet := self._decoder.next_packet()) is not None:
-            if self._is_closed:
-                continue
-            if isinstance(packet, Publish):
-                self._deliver(Publish(packet.topic, packet.payload[1:], packet.payload[0]))
-            elif isinstance(packet, Suback):
+            if isinstance(packet, Suback):
                 answer = self._subscriptions.pop(packet.packet_id, None)
-                if answer is not None:
+                if self._is_closed:
+                    self._end_when_heard()
+                elif answer is not None:
                     answer(packet.codes)
+            elif isinstance(packet, Unsuback):
+                self.reader.forget(self._leaving.pop(packet.packet_id, ()))
+            elif isinstance(packet, Publish) and not self._is_closed:
+                self._deliver(Publish(packet.topic, packet.payload[1:], packet.payload[0]))
 
 
 class PipeReader(ReaderAdapter):  # type: ignore[misc]  # amqtt has no type information
@@ -168,6 +179,13 @@ class PipeReader(ReaderAdapter):  # type: ignore[misc]  # amqtt has no type info
         if not self._is_ended:
             self._buffer += data
             self._more.set()
+
+    def forget(self, filters: Iterable[str]) -> None:
+        """Nobody's filters go: amqtt would keep each, and compare every message with it."""
+        held = {} if self.broker is None else self.broker.subscriptions
+        for name in filters:
+            if name in held and not held[name]:
+                del held[name]
 
     def feed_eof(self) -> None:
         """No more will come."""

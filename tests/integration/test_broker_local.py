@@ -1,8 +1,11 @@
 """Ordinary publish/subscribe between devices, and that it never touches the device API."""
 
-import pytest
+import asyncio
 
-from gateway.broker import encode
+import pytest
+from amqtt.broker import Broker
+
+from gateway.broker import encode, local
 from gateway.broker.packets import PUBACK, PUBREC, Ack, Connack, Connect, Publish, Suback
 from tests.integration.broker_peer import site
 
@@ -103,3 +106,34 @@ async def test_switched_off_a_local_topic_is_an_unknown_one(version, reason):
         peer, _ = await here.connect(version)
         peer.publish("plant/x", b"1", 1, 1)
         assert await peer.ping() == [Ack(PUBACK, 1, reason)]
+
+
+def router_tasks():
+    return [task for task in asyncio.all_tasks() if task.get_name().startswith("local device-connection-")]
+
+
+@pytest.mark.parametrize("ending", [encode.disconnect(4), b""], ids=["goodbye", "dropped"])
+async def test_who_leaves_in_the_breath_of_its_subscription_leaves_nothing_behind(ending):
+    async with site() as here:
+        for number in range(20):
+            peer, _ = await here.connect(4, "tok")
+            peer.send(encode.subscribe(4, 1, [(f"plant/{number}/#", 1)]) + ending)
+            await peer.writer.drain()
+            peer.writer.close()
+        await here.until(lambda: not here.broker.connections())
+        await here.until(lambda: not router_tasks())
+
+
+async def test_filters_that_nobody_has_any_more_are_forgotten(monkeypatch):
+    routers = []
+    monkeypatch.setattr(local, "Broker", lambda *given: routers.append(Broker(*given)) or routers[-1])
+    async with site() as here:
+        peer, _ = await here.connect(4, "tok")
+        for number in range(20):
+            peer.send(
+                encode.subscribe(4, 1, [(f"plant/{number}/#", 1)]) + encode.unsubscribe(4, 2, [f"plant/{number}/#"])
+            )
+        peer.send(encode.subscribe(4, 3, [("plant/kept", 1)]))
+        while await peer.receive() != Suback(3, [1]):
+            pass
+        await here.until(lambda: list(routers[0].subscriptions) == ["plant/kept"])
