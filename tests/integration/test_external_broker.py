@@ -202,6 +202,7 @@ async def test_a_shared_subscription_where_it_is_granted_else_a_plain_one(tmp_pa
     async with house(tmp_path / "plain", share="site", version="3.1.1") as (_, room, device):
         room.room.life._subscribing[9999] = ["$share/site/x/+"]
         room.room.life._subscribed(9999, [0x80])  # as a broker says no
+        await room.until(lambda: not room.room.life._subscribing)
         device.say("x/y", "1")
         device.say("edge/pump/telemetry", {"t": 1})
         await room.until(lambda: "pump" in room.inlet.behind and room.counters.get("external.messages") == 2)
