@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any, Final, Protocol, runtime_checkable
 from uuid import UUID
 
-from pydantic import BaseModel
+from pydantic import BaseModel, ConfigDict, NonNegativeFloat, PositiveFloat
 
 from gateway.domain.again import HistoryOrder, ParkedOrder, Slice
 from gateway.domain.changes import Change, UnitOfWork
@@ -306,13 +306,42 @@ class DriverDevice:
     label: str | None = None
 
 
+class Report(BaseModel):
+    """Which readings of a point are worth a message; a driver's configuration may carry it as it is.
+
+    Without `on_change` all of them. What is compared is what was reported last, so that a slow drift is seen; after
+    a spell without good values the first one is reported in any case.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    on_change: bool = False
+    deadband: NonNegativeFloat = 0.0  # a number has changed when it differs by more
+    deadband_percent: NonNegativeFloat = 0.0  # the same, in percent of what was reported last; the larger one counts
+    max_silence_s: PositiveFloat | None = None  # with on_change: reported after so long all the same
+    min_gap_s: NonNegativeFloat = 0.0  # not more often; what has changed meanwhile is reported then
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PollPoint:
+    """A point that a poll reads, as far as the bus has to know it beforehand."""
+
+    device: str
+    key: str
+    report: Report | None = None
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Poll:
-    """One request on the wire. `key` is the driver's own; equal polls are equal values."""
+    """One request on the wire. `key` is the driver's own; equal polls are equal values.
+
+    `points`: what it reads, where the driver knows; points that turn up in readings alone are shown too, once read.
+    """
 
     key: str
     every_s: float
     unit: str = ""  # polls of one unit (Modbus unit id) share a fate: a dead unit backs off alone
+    points: Sequence[PollPoint] = field(default=(), compare=False, repr=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -414,6 +443,9 @@ class DriverPlugin:
     open: Callable[[Any, Clock], AbstractAsyncContextManager[Driver]]
     devices: Callable[[Any], Sequence[DriverDevice]] = lambda config: ()
     """Those that are known from the configuration alone, so that they exist before anything is opened."""
+    line: Callable[[Any], str | None] | None = None
+    """The physical line that it will own: `host:port`, or the path of a device file. None: the bus looks for `host`
+    and `port`, or for `device`, in the configuration and in its `line`."""
 
 
 # ───────────────────────────── rules ─────────────────────────────
@@ -492,6 +524,10 @@ class StateReader(Protocol):
 
     def attribute(self, entity: EntityId, scope: str, key: str) -> Attribute | None:
         """Latest durable value."""
+        ...
+
+    def attributes_bytes(self) -> int:
+        """What the attributes of all entities weigh in memory, about; those of devices up to `MAX_ATTRIBUTES_BYTES`."""
         ...
 
     def newest_attribute_ms(self, entity: EntityId, scope: str) -> int:

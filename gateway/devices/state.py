@@ -25,7 +25,7 @@ from gateway.domain.changes import (
 )
 from gateway.domain.downlink import DOCUMENT_TYPES
 from gateway.domain.entity import Credentials, Device, DeviceProfile, EdgeIdentity, EntityId, Json
-from gateway.domain.telemetry import Attribute
+from gateway.domain.telemetry import Attribute, attribute_bytes
 from gateway.ports import Snapshot, attributes_mark
 
 STATEFUL: Final = frozenset(
@@ -62,6 +62,7 @@ class State:
         self._profiles: dict[UUID, DeviceProfile] = {}
         self._profiles_by_name: dict[str, UUID] = {}
         self._attributes: dict[tuple[EntityId, str], dict[str, Attribute]] = {}
+        self._attributes_bytes = 0
         self._entities: dict[str, dict[str, Json]] = {kind: {} for kind in sorted(IN_MEMORY_ENTITIES)}
         self._open_alarms: dict[tuple[str, str, str], str] = {}  # originator's type and id, alarm type
         self._belongings: dict[tuple[str, str], dict[tuple[str, str], None]] = {}
@@ -77,6 +78,7 @@ class State:
             self._put_device(device)
         for entity, scope, key, attribute in snapshot.attributes:
             self._attributes.setdefault((entity, scope), {})[key] = attribute
+            self._attributes_bytes += attribute_bytes(key, attribute.value)
         for type_, key, json in snapshot.entities:
             self._put_entity(type_, key, json)
         self._read_identity()
@@ -133,6 +135,10 @@ class State:
         mark_ms: int = self._settings.get(attributes_mark(entity, scope)) or 0
         return max(self._floor_ms, mark_ms, *(held.ts_ms for held in self.attributes(entity, scope).values()))
 
+    def attributes_bytes(self) -> int:
+        """What all attributes weigh, about; see `MAX_ATTRIBUTES_BYTES`."""
+        return self._attributes_bytes
+
     def identity(self) -> EdgeIdentity | None:
         """Who the cloud says we are."""
         return self._identity
@@ -179,11 +185,12 @@ class State:
                 case SaveAttributes():
                     scoped = self._attributes.setdefault((change.entity, change.scope), {})
                     for key, value in change.values.items():
+                        self._attributes_bytes += attribute_bytes(key, value) - _held_bytes(key, scoped.get(key))
                         scoped[key] = Attribute(change.ts_ms, value)
                 case DeleteAttributes():
                     scoped = self._attributes.get((change.entity, change.scope), {})
                     for key in change.keys:
-                        scoped.pop(key, None)
+                        self._attributes_bytes -= _held_bytes(key, scoped.pop(key, None))
                 case SaveDevice():
                     self._put_device(change.device)
                 case DeleteDevice():
@@ -262,7 +269,8 @@ class State:
         self._devices.pop(device_id, None)
         entity = EntityId("DEVICE", device_id)
         for scope in ("CLIENT_SCOPE", "SERVER_SCOPE", "SHARED_SCOPE"):
-            self._attributes.pop((entity, scope), None)
+            for key, held in self._attributes.pop((entity, scope), {}).items():
+                self._attributes_bytes -= _held_bytes(key, held)
 
     def _put_profile(self, profile: DeviceProfile) -> None:
         self._drop_profile(profile.id)
@@ -285,6 +293,10 @@ class State:
     def _read_identity(self) -> None:
         kept: Any = self._settings.get("edge_identity")
         self._identity = EdgeIdentity.from_json(kept) if kept else None
+
+
+def _held_bytes(key: str, held: Attribute | None) -> int:
+    return 0 if held is None else attribute_bytes(key, held.value)
 
 
 def _ends(type_: str, json: Json | None) -> Iterator[tuple[str, str]]:

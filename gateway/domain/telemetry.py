@@ -13,6 +13,19 @@ str STRING, dict and list JSON. `None` never gets this far."""
 MAX_KEY_CHARS: Final = 255
 """Longest key that a server stores; blank ones it refuses as well."""
 
+MAX_ATTRIBUTES_BYTES: Final = 64 << 20
+"""What the attributes of all devices together may weigh: they are kept in memory, and devices invent their keys."""
+_ATTRIBUTE_BYTES: Final = 200  # of one with nothing in it
+
+
+def attribute_bytes(key: str, value: Value) -> int:
+    """What an attribute weighs in memory, about."""
+    if isinstance(value, str):
+        return _ATTRIBUTE_BYTES + len(key) + len(value)
+    if isinstance(value, dict | list):
+        return _ATTRIBUTE_BYTES + len(key) + 4 * len(repr(value))
+    return _ATTRIBUTE_BYTES + len(key)
+
 
 class TsKv(NamedTuple):
     """All keys of one time stamp (UTC epoch, milliseconds)."""

@@ -14,7 +14,13 @@ import orjson
 from gateway.domain.changes import DeleteAttributes, SaveAttributes, SaveTelemetry
 from gateway.domain.entity import EntityId, Json
 from gateway.domain.message import Message, MessageType
-from gateway.domain.telemetry import MAX_KEY_CHARS, AttributeScope, Value
+from gateway.domain.telemetry import (
+    MAX_ATTRIBUTES_BYTES,
+    MAX_KEY_CHARS,
+    AttributeScope,
+    Value,
+    attribute_bytes,
+)
 from gateway.errors import RejectedError
 from gateway.ports import AttributeNotice, Outcome
 from gateway.rules.node import LAST_MS, SUCCESS, Answer, NodeConfig, NodeEnv, Run, Shared, node
@@ -129,6 +135,10 @@ def save_attributes(config: SaveAttributesConfig, env: NodeEnv) -> Run:
             values = _changed_values(shared, msg.originator, scope, values)
         if not values or not keeps(msg.originator, msg.data_ts_ms):
             return SUCCESS
+        if shared.state.attributes_bytes() > MAX_ATTRIBUTES_BYTES:
+            values = _lighter_values(shared, msg.originator, scope, values)
+            if not values:
+                return SUCCESS
         written_ms = clock.now_ms()
         if scope == AttributeScope.CLIENT_SCOPE:  # nobody else writes it: what the next one must be later than
             written_ms = max(written_ms, min(msg.data_ts_ms, LAST_MS))
@@ -141,6 +151,17 @@ def save_attributes(config: SaveAttributesConfig, env: NodeEnv) -> Run:
         return SUCCESS
 
     return run
+
+
+def _lighter_values(shared: Shared, entity: EntityId, scope: str, values: Mapping[str, Value]) -> Mapping[str, Value]:
+    """There is no room: what weighs no more than the value it replaces; the rest still goes to the cloud."""
+    fitting = {}
+    for key, value in values.items():
+        held = shared.state.attribute(entity, scope, key)
+        if held is not None and attribute_bytes(key, value) <= attribute_bytes(key, held.value):
+            fitting[key] = value
+    shared.counters.add("rules.attributes_no_room", len(values) - len(fitting))
+    return fitting
 
 
 class DeleteAttributesConfig(NodeConfig):

@@ -11,7 +11,7 @@ from gateway.config import RulesConfig
 from gateway.domain.changes import AppendEvent
 from gateway.domain.entity import Device, DeviceProfile, EntityId
 from gateway.domain.message import Message
-from gateway.domain.telemetry import Attribute
+from gateway.domain.telemetry import Attribute, attribute_bytes
 from gateway.ports import Outcome
 from gateway.rules import RuleEngine
 from gateway.supervise import Counters
@@ -62,6 +62,9 @@ class FakeState:
 
     def attribute(self, entity: EntityId, scope: str, key: str) -> Attribute | None:
         return self.attributes.get((entity, scope, key))
+
+    def attributes_bytes(self) -> int:
+        return sum(attribute_bytes(key, held.value) for (_, _, key), held in self.attributes.items())
 
     def newest_attribute_ms(self, entity: EntityId, scope: str) -> int:
         return max((held.ts_ms for place, held in self.attributes.items() if place[:2] == (entity, scope)), default=0)

@@ -1,5 +1,6 @@
 """Each node, a row a behaviour."""
 
+import json
 import logging
 
 import pytest
@@ -533,6 +534,20 @@ def test_save_attributes_upgrades(version, config, only_changed, is_told):
     assert bool(outcome.changes) != only_changed
     outcome = rules.run({"a": 2}, A, metadata={"notifyDevice": "false"})
     assert bool(outcome.notices) == is_told
+
+
+def test_attributes_without_end_stay_out_of_memory_and_go_up_all_the_same(monkeypatch):
+    monkeypatch.setattr("gateway.rules.nodes.telemetry.MAX_ATTRIBUTES_BYTES", 100)
+    rules = Rules([("telemetry.TbMsgAttributesNode", "save", {"scope": "CLIENT_SCOPE"}), PUSH], (0, 1, "Success"))
+    assert [type(change).__name__ for change in rules.run({"a": "bc"}, A).changes] == ["SaveAttributes", "AppendEvent"]
+    rules.state.attributes[DEVICE, "CLIENT_SCOPE", "a"] = Attribute(1, "bc")
+    saved_, event = rules.run({"a": "de", "new": 1}, A).changes
+    assert saved_.values == {"a": "de"}
+    assert json.loads(event.event.body)["kv"] == {"a": "de", "new": 1}
+    for body in ({"a": "longer"}, {"new": 1}, {"a": {"much": [1, 2]}}):
+        (event,) = rules.run(body, A).changes
+        assert json.loads(event.event.body)["kv"] == body
+    assert rules.counters.get("rules.attributes_no_room") == 4
 
 
 def test_save_telemetry_upgrades():

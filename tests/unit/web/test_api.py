@@ -117,6 +117,8 @@ def healthy():
 
 def test_judgement_of_a_status():
     assert judge(healthy()) == []
+    (remark,) = judge(healthy() | {"counters": {"rules.attributes_no_room": 3}})
+    assert remark.startswith("3 attributes were not kept here")
     sick = healthy() | {
         "queue": {"pending": 5001, "lag_s": 31.0, "parked": 2},
         "cloud": {"state": "closed", "last_error": "refused"},
