@@ -6,41 +6,41 @@ import asyncio
 import logging
 import math
 import random
-from collections import deque
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Final
 
 from gateway.domain.telemetry import TsKv, Value
 from gateway.errors import BusLost, GatewayError, RejectedError, TransientError
-from gateway.fieldbus.channel import BusChannel, CallExpired
+from gateway.fieldbus.channel import BusChannel
+from gateway.fieldbus.inbox import Call, Inbox
 from gateway.fieldbus.outage import Outage, Unit
 from gateway.fieldbus.plugins import BusEntry
+from gateway.fieldbus.records import LineUse, PointRecord, PollRecord, Records
 from gateway.fieldbus.scheduler import PollScheduler
 from gateway.ports import Clock, DeviceInlet, Driver, Listener, Poll, Query, Reading, Receipt, Write
 from gateway.supervise import Counters
 
 log = logging.getLogger(__name__)
 
-MAX_CALLS: Final = 100
-"""Calls that may wait for one bus; more are refused at once, with a text that says so."""
-
 CALLS_IN_A_ROW: Final = 8
 """Calls go before polls, but after so many of them a poll that is due has its turn."""
 
+CALL_SHARE: Final = 10
+"""A call to a silent unit is tried when so many timeouts have passed since the last try, and refused at once before."""
 
-@dataclass(slots=True)
-class _Call:
-    command: Write | Query
-    expires_ms: int | None
-    future: asyncio.Future[Value]
+PROBE_AFTER_S: Final = 0.001
+"""A unit is tried again with another poll than the one that had no answer: it may be that one alone that is mute."""
+
+READS_IN_A_ROW: Final = 32
+"""A driver that answers without waiting (from a buffer) leaves the others a turn of the loop after so many reads."""
 
 
 class Bus:
     """The owner of one bus: nobody else talks to its driver.
 
-    A silent unit is suspended for a random, growing while (1 s … 30 s) and comes back by itself; a lost bus suspends
-    all of its units. What a poll read must be durable before the same points are read again.
+    A silent unit is suspended for a growing while, so that its tries cost the line 2 % at most (`outage.SHARE`), and
+    comes back by itself; so is a poll that is never answered while its unit answers others; a lost bus suspends all of
+    its units. What a poll read must be durable before the same points are read again.
     """
 
     def __init__(
@@ -58,8 +58,11 @@ class Bus:
         self._channels: dict[str, BusChannel] = {}
         self._units: dict[str, Unit] = {}
         self._outage = Outage(f"bus {self.name}", rng)
-        self._inbox: deque[_Call] = deque()
+        self._inbox = Inbox(self.name, clock, self._wake_up)
         self._wake: asyncio.Future[None] | None = None
+        self._records = Records(self.name, ())
+        self._use = LineUse(clock.monotonic_s())
+        self._homes: dict[str, str | None] = {}  # device to its unit; None: it has several
         self._receipts: dict[Poll, list[Receipt]] = {}
         self._attribute_keys: set[tuple[str, str]] = set()
 
@@ -72,8 +75,11 @@ class Bus:
         async with self._entry.plugin.open(self._entry.config, self._clock) as driver:
             polls = driver.polls()
             self._scheduler = PollScheduler(polls, self._clock.monotonic_s())
+            self._records = Records(self.name, polls)
+            self._use = LineUse(self._clock.monotonic_s())
             for poll in polls:
-                self._units.setdefault(poll.unit, Unit(self.name, poll.unit, self._rng))
+                unit = self._units.setdefault(poll.unit, Unit(self.name, poll.unit, self._rng))
+                self._learn(unit, {point.device for point in poll.points})
             self._driver = driver
             try:
                 for device in driver.devices():
@@ -91,18 +97,20 @@ class Bus:
     # ── what channels ask of the bus ──
 
     def submit(self, command: Write | Query, expires_ms: int | None = None) -> asyncio.Future[Value]:
-        """Into the inbox; done with the value read (back)."""
-        future: asyncio.Future[Value] = asyncio.get_running_loop().create_future()
-        if self._driver is None:
-            future.set_exception(TransientError(f"{self.name}: the bus is not open"))
-        elif len(self._inbox) >= MAX_CALLS:
-            self._counters.add("fieldbus.calls_refused")
-            future.set_exception(RejectedError(f"{self.name}: the bus is busy, {MAX_CALLS} calls wait already"))
-        else:
-            self._inbox.append(_Call(command, expires_ms, future))
-            if self._wake is not None and not self._wake.done():
-                self._wake.set_result(None)
-        return future
+        """Into the inbox; done with the value read (back). Without `expires_ms` (epoch) it has `inbox.CALL_S`."""
+        deadline_s = None
+        if expires_ms is not None:
+            deadline_s = self._clock.monotonic_s() + (expires_ms - self._clock.now_ms()) / 1000
+        try:
+            if self._driver is None:
+                raise TransientError(f"{self.name}: the bus is not open")
+            return self._inbox.put(command, deadline_s)
+        except GatewayError as error:
+            if isinstance(error, RejectedError):
+                self._counters.add("fieldbus.calls_refused")
+            future: asyncio.Future[Value] = asyncio.get_running_loop().create_future()
+            future.set_exception(error)
+            return future
 
     def is_writable(self, device: str, key: str) -> bool | None:
         """None: no such tag."""
@@ -124,62 +132,143 @@ class Bus:
             "last_error": self._outage.error,
             "devices": [device.name for device in self._entry.devices] or list(self._channels),
             "units": units,
+            "utilisation": self.utilisation,
             "late_merged": self._scheduler.merged if self._scheduler else 0,
+            "points": self.tally(),
             "set_aside": dict(self._driver.faults()) if self._driver else {},
-            "calls_waiting": len(self._inbox),
+            "calls_waiting": self.calls_waiting,
             "line": dict(self._driver.line()) if isinstance(self._driver, Listener) else {},
         }
+
+    @property
+    def utilisation(self) -> float:
+        """The share of the last minute that the line was busy: 0 to 1."""
+        return round(self._use.share(self._clock.monotonic_s()), 4)
+
+    @property
+    def calls_waiting(self) -> int:
+        """For their turn."""
+        return len(self._inbox)
+
+    def tally(self) -> dict[str, int]:
+        """How many points there are of each quality."""
+        counts = {"good": 0, "stale": 0, "bad": 0}
+        for _, quality in self._qualities():
+            counts[quality] += 1
+        return counts
+
+    def points(self, device: str | None = None, quality: str | None = None) -> Iterator[dict[str, Any]]:
+        """Every point, or those of one device or quality, for a person."""
+        now_s = self._clock.monotonic_s()
+        faults = dict(self._driver.faults()) if self._driver else {}
+        for point in self._records:
+            if device is None or point.device == device:
+                row = point.status(now_s, self._silence(point.unit), faults)
+                if quality is None or row["quality"] == quality:
+                    yield {"bus": self.name, **row}
+
+    def _qualities(self) -> Iterator[tuple[PointRecord, str]]:
+        now_s = self._clock.monotonic_s()
+        faults = dict(self._driver.faults()) if self._driver else {}
+        for point in self._records:
+            yield point, point.quality(now_s, self._silence(point.unit), faults)[0]
+
+    def _silence(self, unit: str) -> str | None:
+        """Why nothing comes from this unit now."""
+        if self._driver is None:
+            return "the bus is not open"
+        if self._outage.since_ms is not None:
+            return self._outage.error
+        known = self._units.get(unit)
+        return known.outage.error if known is not None and known.outage.failures > 1 else None
 
     # ── the owner ──
 
     async def _own(self, driver: Driver, scheduler: PollScheduler) -> None:
-        calls = 0
+        calls = reads = 0
         while True:
             wait_s = scheduler.wait_s(self._clock.monotonic_s())
             if self._inbox and (wait_s > 0 or calls < CALLS_IN_A_ROW):
                 calls += 1
-                await self._answer(driver, self._inbox.popleft())
+                await self._answer(driver)
                 continue
             calls = 0
             if wait_s > 0:
+                reads = 0
                 await self._rest(wait_s)
                 continue
             poll = scheduler.take(self._clock.monotonic_s())
             if poll is not None:
+                record = self._records.polls[poll]
+                record.begin(scheduler.late_s, scheduler.missed)
+                if scheduler.missed:
+                    self._counters.add("fieldbus.turns_missed", scheduler.missed)
                 await self._wait_durable(driver, poll)
-                await self._read(driver, scheduler, poll)
+                await self._read(driver, scheduler, record)
+                reads += 1
+                if reads >= READS_IN_A_ROW:
+                    reads = 0
+                    await asyncio.sleep(0)
 
-    async def _answer(self, driver: Driver, call: _Call) -> None:
-        future = call.future
-        if future.done():
-            return  # the caller has given up: a call nobody waits for is not executed
-        if call.expires_ms is not None and self._clock.now_ms() >= call.expires_ms:
-            future.set_exception(CallExpired(f"{self.name}: the deadline passed before the bus was free"))
+    async def _answer(self, driver: Driver) -> None:
+        """The next call: executed before its deadline, by somebody who waits for it, or not at all."""
+        call = self._inbox.take()
+        if call is None:
             return
+        home = self._homes.get(call.command.device)
+        unit = None if home is None else self._units.get(home)
+        if unit is not None and (refusal := self._refusal(unit)) is not None:
+            call.future.set_exception(refusal)
+            return
+        started_s = self._clock.monotonic_s()
         try:
-            if isinstance(call.command, Write):
-                value = await driver.write(call.command)
-            else:
-                value = await driver.query(call.command)
+            value = await self._execute(driver, call)
         except GatewayError as error:
-            if not future.done():
-                future.set_exception(error)
+            if not call.future.done():
+                call.future.set_exception(error)
+            if isinstance(error, TransientError) and not isinstance(error, BusLost) and unit and unit.outage.failures:
+                self._unit_failed(unit, error, started_s)
         except BaseException:  # stopping, or a bug in the driver: the caller is told, the owner ends
-            if not future.done():
-                future.set_exception(TransientError(f"{self.name}: the bus was closed; the value may have arrived"))
+            if not call.future.done():
+                call.future.set_exception(
+                    TransientError(f"{self.name}: the bus was closed; the value may have arrived")
+                )
             raise
         else:
             self._counters.add("fieldbus.calls")
-            if not future.done():
-                future.set_result(value)
+            if unit is not None:
+                self._mark_good(unit)
+            if not call.future.done():
+                call.future.set_result(value)
+        finally:
+            self._use.add(started_s, self._clock.monotonic_s())
 
-    async def _read(self, driver: Driver, scheduler: PollScheduler, poll: Poll) -> None:
+    async def _execute(self, driver: Driver, call: Call) -> Value:
+        if isinstance(call.command, Write):
+            return await driver.write(call.command)
+        return await driver.query(call.command)
+
+    def _refusal(self, unit: Unit) -> TransientError | None:
+        """Why a call to this unit is not worth a timeout of everybody else now."""
+        if unit.outage.failures < 2:
+            return None
+        wait_s = unit.tried_s + CALL_SHARE * unit.cost_s - self._clock.monotonic_s()
+        if wait_s <= 0:
+            return None
+        return TransientError(
+            f"{unit.outage.error}; it is silent, and a call is tried again in {max(1, round(wait_s))} s"
+        )
+
+    async def _read(self, driver: Driver, scheduler: PollScheduler, record: PollRecord) -> None:
+        poll = record.poll
         unit = self._units[poll.unit]
         unit.polls += 1
+        started_s = self._clock.monotonic_s()
         try:
             readings = await driver.read(poll)
         except BusLost as error:
             self._count_error(unit)
+            record.forget()
             wait_s = self._outage.failed(error, self._clock.now_ms())
             if error.again_s is not None:
                 wait_s = min(wait_s, error.again_s)
@@ -189,26 +278,63 @@ class Bus:
         except TransientError as error:
             self._count_error(unit)
             self._outage.answered(self._clock.now_ms())
-            until_s = self._clock.monotonic_s() + unit.outage.failed(error, self._clock.now_ms())
-            scheduler.suspend(poll.unit, until_s)
-            if unit.outage.is_beginning:
-                self._fall_silent(unit.devices)
+            now_s = self._clock.monotonic_s()
+            if record.failed(unit.answers):
+                wait_s = record.outage.failed(error, self._clock.now_ms(), now_s - started_s, self._count_silent())
+                scheduler.suspend_poll(poll, now_s + wait_s)
+            else:
+                until_s = self._unit_failed(unit, error, started_s)
+                scheduler.suspend_poll(poll, until_s + PROBE_AFTER_S)  # the next try is another poll's
         except RejectedError as error:
             self._count_error(unit)
+            record.refused(error, self._clock.monotonic_s())
+            record.outage.answered(self._clock.now_ms())
             self._mark_good(unit)
             if str(error) != unit.last_refusal:
                 unit.last_refusal = str(error)
                 log.warning("%s", error)
         else:
+            record.good(self._clock.monotonic_s())
+            record.outage.answered(self._clock.now_ms())
             self._mark_good(unit)
             if readings:
-                self._receipts[poll] = self._take(unit, readings)
+                self._receipts[poll] = self._take(unit, readings, record)
+        finally:
+            self._use.add(started_s, self._clock.monotonic_s())
 
-    def _take(self, unit: Unit, readings: Sequence[Reading]) -> list[Receipt]:
+    def _unit_failed(self, unit: Unit, error: TransientError, started_s: float) -> float:
+        """Until when it is left alone."""
+        now_s = unit.tried_s = self._clock.monotonic_s()
+        unit.cost_s = now_s - started_s
+        wait_s = unit.outage.failed(error, self._clock.now_ms(), unit.cost_s, 1 + self._count_silent(but=unit))
+        if self._scheduler is not None:
+            self._scheduler.suspend(unit.unit, now_s + wait_s)
+        if unit.outage.is_beginning:
+            self._fall_silent(unit.devices)
+        return now_s + wait_s
+
+    def _count_silent(self, but: Unit | None = None) -> int:
+        units = sum(unit.outage.failures > 1 for unit in self._units.values() if unit is not but)
+        return units + sum(record.outage.failures > 1 for record in self._records.polls.values())
+
+    def _take(self, unit: Unit, readings: Sequence[Reading], record: PollRecord | None = None) -> list[Receipt]:
         unit.last_good_ms = self._clock.now_ms()
         self._counters.add("fieldbus.readings", len(readings))
-        unit.devices.update(reading.device for reading in readings)
-        return self._post(readings)
+        devices = {reading.device for reading in readings}
+        if not devices <= unit.devices:
+            self._learn(unit, devices)
+        reported = self._records.take(unit.unit, record, readings, self._clock.monotonic_s())
+        if reported is not readings:
+            self._counters.add("fieldbus.readings_unchanged", len(readings) - len(reported))
+            for device in devices:  # it spoke, though there was nothing to tell
+                self._channels[device].touch()
+        return self._post(reported)
+
+    def _learn(self, unit: Unit, devices: Iterable[str]) -> None:
+        for device in devices:
+            unit.devices.add(device)
+            if self._homes.setdefault(device, unit.unit) != unit.unit:
+                self._homes[device] = None
 
     # ── devices that speak unasked ──
 
@@ -268,7 +394,10 @@ class Bus:
         receipts: list[Receipt] = []
         for device in {**telemetry, **attributes}:
             items = [TsKv(ts_ms, values) for ts_ms, values in telemetry.get(device, {}).items()]
-            receipts += self._channels[device].post(items, attributes.get(device, {}))
+            posted = self._channels[device].post(items, attributes.get(device, {}))
+            if not posted:
+                self._records.forget(device)
+            receipts += posted
         return receipts
 
     def _fall_silent(self, devices: Iterable[str]) -> None:
@@ -278,13 +407,21 @@ class Bus:
     def _mark_good(self, unit: Unit) -> None:
         now_ms = self._clock.now_ms()
         self._outage.answered(now_ms)
-        unit.outage.answered(now_ms)
+        unit.answers += 1
+        if unit.outage.failures:
+            unit.outage.answered(now_ms)
+            if self._scheduler is not None:
+                self._scheduler.resume(unit.unit, self._clock.monotonic_s())
 
     def _count_error(self, unit: Unit) -> None:
         unit.errors += 1
         self._counters.add("fieldbus.errors")
 
     # ── waiting, with the inbox in sight ──
+
+    def _wake_up(self, _: object = None) -> None:
+        if self._wake is not None and not self._wake.done():
+            self._wake.set_result(None)
 
     async def _rest(self, wait_s: float) -> None:
         """Until a poll is due or a call comes."""
@@ -293,8 +430,9 @@ class Bus:
             await wake
             return
         sleeper = asyncio.ensure_future(self._clock.sleep(wait_s))
+        sleeper.add_done_callback(self._wake_up)
         try:
-            await asyncio.wait([sleeper, wake], return_when=asyncio.FIRST_COMPLETED)
+            await wake
         finally:
             sleeper.cancel()
 
@@ -303,7 +441,7 @@ class Bus:
         receipts = self._receipts.pop(poll, [])
         while (waiting := [receipt for receipt in receipts if not receipt.done()]) or self._inlet.is_congested:
             if self._inbox:
-                await self._answer(driver, self._inbox.popleft())
+                await self._answer(driver)
                 continue
             wake = self._wake = asyncio.get_running_loop().create_future()
             if waiting:
@@ -323,10 +461,7 @@ class Bus:
 
     def _end(self) -> None:
         """Nobody is left waiting; receipts still open are the committer's business."""
-        while self._inbox:
-            call = self._inbox.popleft()
-            if not call.future.done():
-                call.future.set_exception(TransientError(f"{self.name}: the bus was closed"))
+        self._inbox.close()
         for channel in self._channels.values():
             channel.end()
         self._channels.clear()

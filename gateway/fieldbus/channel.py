@@ -86,6 +86,11 @@ class BusChannel:
             receipts.append(self._session.post_attributes(attributes))
         return receipts
 
+    def touch(self) -> None:
+        """It answered, and nothing of it was worth a message."""
+        if self._session is not None:
+            self._session.touch()
+
     def fall_silent(self) -> None:
         """Its unit, or the whole bus, does not answer."""
         if self._session is not None:

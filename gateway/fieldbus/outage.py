@@ -1,9 +1,10 @@
-"""Silence of a unit or of a whole bus: how long to wait, and two log lines."""
+"""Silence of a poll, a unit or a whole bus: how long to wait, and two log lines."""
 
 from __future__ import annotations
 
 import logging
 import random
+from typing import Final
 
 from gateway.errors import TransientError
 from gateway.supervise import Backoff
@@ -11,6 +12,29 @@ from gateway.supervise import Backoff
 log = logging.getLogger(__name__)
 
 FIRST_S, LONGEST_S = 1.0, 30.0
+
+SHARE: Final = 50
+"""A try of something silent costs the others its timeout. So many timeouts lie between two tries: 2 % of the line …"""
+
+SHARE_EACH: Final = 25
+"""… and so many for each that is silent at the same time: 4 % for all of them."""
+
+PROBE_LONGEST_S: Final = 600.0
+
+
+def probe_wait_s(cost_s: float, failures: int, silent: int) -> float:
+    """How long something silent has to wait for the sake of the others: not at all after one lost answer, 8 timeouts
+    after the second, 32 after the third, then as many as its share allows.
+
+    Args:
+        cost_s: What the last try cost, about its timeout.
+        failures: In a row, this one included.
+        silent: How many on this line are silent now.
+    """
+    if failures < 2:
+        return 0.0
+    turns: float = min(max(SHARE, SHARE_EACH * silent), 2.0 * 4.0 ** min(failures - 1, 10))
+    return min(PROBE_LONGEST_S, cost_s * turns)
 
 
 class Outage:
@@ -26,15 +50,20 @@ class Outage:
         self.since_ms: int | None = None
         self.error: str | None = None
 
-    def failed(self, error: TransientError, now_ms: int) -> float:
-        """Another failure: seconds until the next try."""
+    @property
+    def failures(self) -> int:
+        """In a row."""
+        return self._failures
+
+    def failed(self, error: TransientError, now_ms: int, cost_s: float = 0.0, silent: int = 1) -> float:
+        """Another failure: seconds until the next try. `cost_s`, `silent`: as for `probe_wait_s`."""
         self._failures += 1
         self.error = str(error)
         if self.since_ms is None:
             self.since_ms = now_ms
         if self._failures == 2:
             log.warning("%s is silent, trying again in the background: %s", self._name, error)
-        return self._backoff.next_s()
+        return max(self._backoff.next_s(), probe_wait_s(cost_s, self._failures, silent))
 
     @property
     def is_beginning(self) -> bool:
@@ -57,7 +86,9 @@ class Unit:
     def __init__(self, bus: str, unit: str, rng: random.Random | None = None) -> None:
         self.unit = unit
         self.outage = Outage(f"{bus}: unit {unit}", rng)
-        self.polls = self.errors = 0
+        self.polls = self.errors = self.answers = 0
+        self.cost_s = 0.0  # of the last try that failed
+        self.tried_s = 0.0  # when that was over; monotonic
         self.last_good_ms: int | None = None
         self.last_refusal: str | None = None
         self.devices: set[str] = set()  # whose values its polls have brought

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
 from typing import Any, Final
 
 from pydantic import BaseModel
@@ -63,6 +65,25 @@ class Plugins:
         return self._loaded[kind]
 
 
+def line_of(plugin: DriverPlugin, config: BaseModel) -> str | None:
+    """The physical line that a bus will own: `host:port`, or the real path of a device file; None: nobody can tell.
+
+    Two names of one adapter (`/dev/serial/by-id/…`, `/dev/ttyUSB0`) are one line, as far as the links exist now.
+    """
+    if plugin.line is not None:
+        line = plugin.line(config)
+        return os.path.realpath(line) if line is not None and line.startswith("/") else line
+    for part in (getattr(config, "line", None), config):
+        device, host, port = (getattr(part, name, None) for name in ("device", "host", "port"))
+        if isinstance(device, str | Path) and str(device).startswith("/"):
+            return os.path.realpath(device)
+        if isinstance(port, str) and port.startswith("/"):
+            return os.path.realpath(port)
+        if isinstance(host, str) and isinstance(port, int):
+            return f"{host.lower()}:{port}"
+    return None
+
+
 def parse_buses(buses: Sequence[Mapping[str, Any]], plugins: Plugins) -> list[BusEntry]:
     """Validate the whole section.
 
@@ -71,6 +92,7 @@ def parse_buses(buses: Sequence[Mapping[str, Any]], plugins: Plugins) -> list[Bu
     """
     entries: list[BusEntry] = []
     owner: dict[str, str] = {}
+    lines: dict[str, str] = {}
     for index, tree in enumerate(buses):
         where = f"buses[{index}]"
         plugin = plugins.get(tree.get("kind"), where)
@@ -86,5 +108,14 @@ def parse_buses(buses: Sequence[Mapping[str, Any]], plugins: Plugins) -> list[Bu
                     f"device {device.name!r} is on bus {owner[device.name]!r} already; names are unique on a gateway",
                 )
             owner[device.name] = name
+        line = line_of(plugin, config)
+        if line is not None:
+            if line in lines:
+                raise ConfigError(
+                    where,
+                    f"the line {line} belongs to bus {lines[line]!r} already, and a line has one master;"
+                    f" put the devices of {name!r} under that bus",
+                )
+            lines[line] = name
         entries.append(BusEntry(name=name, plugin=plugin, config=config, devices=devices))
     return entries

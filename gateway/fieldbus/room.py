@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 from collections.abc import Mapping, Sequence
-from typing import Any
+from itertools import islice
+from typing import Any, Final
 
 from gateway.errors import RefusedError, RejectedError, TransientError
 from gateway.fieldbus.bus import Bus
@@ -14,6 +16,8 @@ from gateway.ports import Clock, DeviceInlet, DriverDevice, DriverPlugin
 from gateway.supervise import Backoff, Counters, supervise
 
 log = logging.getLogger(__name__)
+
+_NOT_PLAIN: Final = re.compile(r"[^A-Za-z0-9_-]")
 
 
 class Fieldbus:
@@ -55,6 +59,25 @@ class Fieldbus:
     def status(self) -> list[dict[str, Any]]:
         """One entry a bus, for a person and for metrics."""
         return [bus.status() for bus in self._buses]
+
+    def points(
+        self, bus: str | None = None, device: str | None = None, quality: str | None = None, limit: int = 1000
+    ) -> dict[str, Any]:
+        """The points that fit, at most `limit`: quality, last good value and its age, achieved period, misses."""
+        rows = (row for each in self._buses if bus is None or each.name == bus for row in each.points(device, quality))
+        found = list(islice(rows, limit + 1))
+        return {"points": found[:limit], "more": len(found) > limit}
+
+    def gauges(self) -> dict[str, float]:
+        """For metrics: of each bus, and never of each point."""
+        gauges: dict[str, float] = {}
+        for bus in self._buses:
+            label = f'{{bus="{_NOT_PLAIN.sub("_", bus.name)}"}}'
+            gauges[f"fieldbus.utilisation{label}"] = bus.utilisation
+            gauges[f"fieldbus.calls_waiting{label}"] = bus.calls_waiting
+            for quality, count in bus.tally().items():
+                gauges[f"fieldbus.points_{quality}{label}"] = count
+        return gauges
 
     def _fenced(self, bus: Bus) -> Any:
         async def serve() -> None:

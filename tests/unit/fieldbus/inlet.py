@@ -17,6 +17,7 @@ class FakeSession:
         self.attributes: list[Mapping[str, Value]] = []
         self.hears: set[str] = set()
         self.silences = 0
+        self.touches = 0
         self.is_open = True
 
     def post_telemetry(self, items: Sequence[TsKv], metadata: Mapping[str, str] | None = None) -> Receipt:
@@ -32,6 +33,9 @@ class FakeSession:
 
     def subscribe_rpc(self, is_on: bool, again_s: float = 0.0) -> None:
         self.hears.add("rpc")
+
+    def touch(self) -> None:
+        self.touches += 1
 
     def fall_silent(self) -> None:
         self.silences += 1

@@ -9,7 +9,7 @@ from gateway.domain.rpc import RpcError, RpcRequest
 from gateway.domain.telemetry import TsKv
 from gateway.errors import BusLost, RefusedError, RejectedError, TransientError
 from gateway.fieldbus import Fieldbus
-from gateway.fieldbus.bus import MAX_CALLS
+from gateway.fieldbus.inbox import MAX_CALLS
 from gateway.ports import Poll
 from gateway.supervise import Counters
 from tests.fakes.clock import FakeClock

@@ -1,10 +1,12 @@
 import pytest
 
+from gateway.config import Settings
 from gateway.errors import ConfigError
 from gateway.fieldbus import Fieldbus
+from gateway.ports import DriverPlugin
 from gateway.supervise import Counters
 from tests.fakes.clock import FakeClock
-from tests.fakes.driver import FakeBus
+from tests.fakes.driver import FakeBus, FakeConfig
 from tests.unit.fieldbus.inlet import FakeHouse
 
 POINT = {"key": "t", "table": "coil", "address": 0, "type": "bool"}
@@ -46,3 +48,41 @@ def test_a_wrong_entry_is_named_with_its_path(buses, where, text):
 def test_other_drivers_can_be_handed_in():
     room = fieldbus({"kind": "fake", "devices": [{"name": "X", "profile": "p"}]}, plugins={"fake": FakeBus().plugin})
     assert [(device.name, device.profile) for device in room.devices()] == [("X", "p")]
+
+
+def other(**more):
+    return modbus(name="b", devices=[{"name": "B", "telemetry": [POINT]}], **more)
+
+
+def test_two_buses_on_one_line_are_refused_with_the_name_of_its_owner():
+    with pytest.raises(ConfigError) as caught:
+        fieldbus(modbus(host="PLC.local"), other(host="plc.local"))
+    assert caught.value.where == "buses[1]"
+    assert "the line plc.local:502 belongs to bus 'modbus' already" in caught.value.problem
+    assert len(fieldbus(modbus(host="plc"), other(host="plc", port=503)).devices()) == 2
+
+
+def test_two_names_of_one_adapter_are_one_line(tmp_path):
+    class Config(Settings):
+        kind: str
+        name: str
+        port: str
+
+    plugin = DriverPlugin(kind="tty", config=Config, open=FakeBus().plugin.open)
+    (tmp_path / "ttyUSB0").touch()
+    (tmp_path / "by-id").symlink_to(tmp_path / "ttyUSB0")
+    first = {"kind": "tty", "name": "a", "port": str(tmp_path / "ttyUSB0")}
+    second = {"kind": "tty", "name": "b", "port": str(tmp_path / "by-id")}
+    with pytest.raises(ConfigError, match=r"ttyUSB0 belongs to bus 'a' already"):
+        fieldbus(first, second, plugins={"tty": plugin})
+
+
+@pytest.mark.parametrize(("line", "is_refused"), [("gw:1", True), (None, False)])
+def test_a_driver_may_name_its_line_itself(line, is_refused):
+    plugin = DriverPlugin(kind="fake", config=FakeConfig, open=FakeBus().plugin.open, line=lambda config: line)
+    trees = [{"kind": "fake", "name": name} for name in "ab"]
+    if is_refused:
+        with pytest.raises(ConfigError, match="the line gw:1 belongs to bus 'a'"):
+            fieldbus(*trees, plugins={"fake": plugin})
+    else:
+        fieldbus(*trees, plugins={"fake": plugin})

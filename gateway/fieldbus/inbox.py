@@ -1,0 +1,104 @@
+"""Calls that wait for one bus: few, each with a deadline."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+from gateway.domain.telemetry import Value
+from gateway.errors import RejectedError, TransientError
+from gateway.fieldbus.channel import CallExpired
+from gateway.ports import Clock, Query, Write
+
+MAX_CALLS: Final = 100
+"""Calls that may wait for one bus; more are refused at once, with a text that says so."""
+
+CALL_S: Final = 30.0
+"""The deadline of a call that came without one (a shared attribute): later nobody expects it to act."""
+
+
+@dataclass(slots=True)
+class Call:
+    """One write or query. `deadline_s`: monotonic, so that a clock that is set neither kills nor revives it."""
+
+    command: Write | Query
+    deadline_s: float
+    future: asyncio.Future[Value]
+
+
+class Inbox:
+    """First in, first out. A call is answered when its deadline has passed, also while the bus is busy; it is then
+    never handed out.
+    """
+
+    def __init__(self, bus: str, clock: Clock, wake: Callable[[], None]) -> None:
+        self._bus, self._clock, self._wake = bus, clock, wake
+        self._calls: deque[Call] = deque()
+        self._watch: asyncio.Task[None] | None = None
+        self._watch_until_s = math.inf
+
+    def __len__(self) -> int:
+        return len(self._calls)
+
+    def put(self, command: Write | Query, deadline_s: float | None) -> asyncio.Future[Value]:
+        """Done with the value.
+
+        Raises:
+            RejectedError: Too many wait already.
+        """
+        if len(self._calls) >= MAX_CALLS:
+            raise RejectedError(f"{self._bus}: the bus is busy, {MAX_CALLS} calls wait already")
+        if deadline_s is None:
+            deadline_s = self._clock.monotonic_s() + CALL_S
+        call = Call(command, deadline_s, asyncio.get_running_loop().create_future())
+        self._calls.append(call)
+        if deadline_s < self._watch_until_s:
+            self._stop_watching()
+            self._watch_until_s = deadline_s
+            self._watch = asyncio.create_task(self._watching(), name=f"bus {self._bus}: deadlines")
+        self._wake()
+        return call.future
+
+    def take(self) -> Call | None:
+        """The next call that still has time and somebody who waits for it."""
+        while self._calls:
+            call = self._calls.popleft()
+            if call.future.done():
+                continue
+            if self._clock.monotonic_s() >= call.deadline_s:
+                self._expire(call)
+                continue
+            return call
+        return None
+
+    def close(self) -> None:
+        """Nobody is left waiting."""
+        self._stop_watching()
+        while self._calls:
+            call = self._calls.popleft()
+            if not call.future.done():
+                call.future.set_exception(TransientError(f"{self._bus}: the bus was closed"))
+
+    def _expire(self, call: Call) -> None:
+        call.future.set_exception(CallExpired(f"{self._bus}: the deadline passed before the bus was free"))
+
+    async def _watching(self) -> None:
+        while self._calls:
+            now_s = self._clock.monotonic_s()
+            for call in self._calls:
+                if now_s >= call.deadline_s and not call.future.done():
+                    self._expire(call)
+            self._calls = deque(call for call in self._calls if not call.future.done())
+            if self._calls:
+                self._watch_until_s = min(call.deadline_s for call in self._calls)
+                await self._clock.sleep(max(0.0, self._watch_until_s - now_s))
+        self._watch, self._watch_until_s = None, math.inf
+
+    def _stop_watching(self) -> None:
+        if self._watch is not None:
+            self._watch.cancel()
+        self._watch, self._watch_until_s = None, math.inf
