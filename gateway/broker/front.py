@@ -1,4 +1,4 @@
-"""One MQTT connection: bytes, CONNECT, limits, subscriptions. API publishes go on to `DeviceApi`.
+"""One MQTT connection: bytes, CONNECT, limits. API publishes go on to `DeviceApi`.
 
 A connection reads only while it may: it stops when too many publishes wait for their answer, when too much
 waits for the disk, when the device does not read what is sent to it, and when the local broker is behind.
@@ -8,11 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Set
 from typing import Final, cast
 
-from gateway.broker import auth, encode
-from gateway.broker.admission import is_topic_too_long
+from gateway.broker import auth, encode, subscriptions
 from gateway.broker.certificates import Presented, presented
 from gateway.broker.desk import Desk
 from gateway.broker.device_api import DeviceApi
@@ -34,7 +32,7 @@ from gateway.broker.packets import (
 )
 from gateway.broker.provision import ProvisionSession, asks_to_be_provisioned
 from gateway.broker.receipts import AckQueue
-from gateway.broker.topics import FilterKind, is_local
+from gateway.broker.topics import is_local
 from gateway.broker.wire import Decoder
 from gateway.domain.entity import Device
 from gateway.domain.onboarding import CertificateChain
@@ -316,9 +314,11 @@ class Connection(asyncio.BufferedProtocol):
         elif isinstance(packet, Ack):
             self._acknowledged(packet)
         elif isinstance(packet, Subscribe):
-            self._subscribe(packet, self._api)
+            version, begin = self._connect.version if self._connect else 4, self._local_member
+            subscriptions.subscribe(packet, version, self._desk, self._api, self._local, begin, self.write)
         elif isinstance(packet, Unsubscribe):
-            self._unsubscribe(packet, self._api)
+            version = self._connect.version if self._connect else 4
+            subscriptions.unsubscribe(packet, version, self._api, self._local, self.write)
         else:
             raise ProtocolError(f"{type(packet).__name__} is not for a client to send", PROTOCOL_ERROR)
 
@@ -378,9 +378,14 @@ class Connection(asyncio.BufferedProtocol):
             return
         if device is None:
             self._refuse(packet, auth.NOT_AUTHORIZED)
-        else:
+            return
+        try:
             self._admit(packet, device)
-            self._release(IDENTITY)
+        except RejectedError as error:  # deleted while its certificate became durable
+            log.warning("device %r: %s; closed", device.name, error)
+            self.close(FAILURE)
+            return
+        self._release(IDENTITY)
 
     def _start_provisioning(self, packet: Connect) -> None:
         packet.user_name = packet.password = None
@@ -442,71 +447,7 @@ class Connection(asyncio.BufferedProtocol):
         packet.user_name = packet.password = None
         self.close(NOT_AUTHORIZED)
 
-    # ── subscriptions ──
-
-    def _subscribe(self, packet: Subscribe, api: DeviceApi) -> None:
-        version = self._connect.version if self._connect is not None else 4
-        codes = [0x8F if version == 5 else 0x80] * len(packet.filters)
-        api.refresh()
-        known = [api.filter_kind(name) for name, _ in packet.filters]
-        local: list[int] = []
-        free = self._config.max_subscriptions - len(self._local_filters) - len(api.granted)
-        for index, ((name, qos), (kind, _)) in enumerate(zip(packet.filters, known, strict=True)):
-            if name not in api.granted and name not in self._local_filters:
-                if free <= 0 or is_topic_too_long(name):
-                    codes[index] = (0x97 if free <= 0 else 0x8F) if version == 5 else 0x80
-                    self._desk.counters.add("broker.subscriptions_refused")
-                    known[index] = FilterKind.REFUSED, known[index][1]
-                    continue
-                free -= 1
-            if kind is FilterKind.LOCAL and self._desk.local is not None:
-                local.append(index)
-            elif kind not in (FilterKind.LOCAL, FilterKind.REFUSED):
-                codes[index] = api.granted[name] = min(qos, 1)
-
-        def answer(local_codes: list[int]) -> None:
-            for index, code in zip(local, local_codes, strict=True):
-                codes[index] = code if code < 0x80 or version == 5 else 0x80
-            self.write(encode.suback(version, packet.packet_id, codes))
-            for kind, family in known:
-                if kind is FilterKind.ATTRIBUTES:
-                    api.subscribe_attributes(family)
-                elif kind is FilterKind.RPC:
-                    api.subscribe_rpc(family)
-            if self._local is not None:
-                self._local.note_api_filters(api.granted)
-
-        if local:
-            self._local_member().subscribe([packet.filters[index] for index in local], answer)
-        else:
-            answer([])
-
-    def _unsubscribe(self, packet: Unsubscribe, api: DeviceApi) -> None:
-        version = self._connect.version if self._connect is not None else 4
-        codes: list[int] = []
-        had = {api.filter_kind(name)[0] for name in api.granted}
-        for name in packet.filters:
-            kind, _ = api.filter_kind(name)
-            if kind is FilterKind.REFUSED:
-                codes.append(0x8F)
-            elif self._local is not None and self._local.unsubscribe(name):
-                codes.append(0)
-            else:
-                codes.append(0 if api.granted.pop(name, None) is not None else 0x11)
-        gone = had - {api.filter_kind(name)[0] for name in api.granted}
-        if FilterKind.ATTRIBUTES in gone:
-            api.session.subscribe_attributes(False)
-        if FilterKind.RPC in gone:
-            api.session.subscribe_rpc(False)
-        if self._local is not None:
-            self._local.note_api_filters(api.granted)
-        self.write(encode.unsuback(version, packet.packet_id, codes))
-
     # ── local topics ──
-
-    @property
-    def _local_filters(self) -> Set[str]:
-        return frozenset() if self._local is None else self._local.names
 
     def _publish_local(self, packet: Publish) -> tuple[Receipt | None, int]:
         return self._local_member().publish(packet)
@@ -536,13 +477,7 @@ class Connection(asyncio.BufferedProtocol):
 
     def _resume_local(self, local: LocalMember, api: DeviceApi) -> None:
         api.resume(local.received)
-        for name, qos in local.api_filters.items():
-            api.granted[name] = qos
-            kind, family = api.filter_kind(name)
-            if kind is FilterKind.ATTRIBUTES:
-                api.subscribe_attributes(family)
-            elif kind is FilterKind.RPC:
-                api.subscribe_rpc(family)
+        subscriptions.restore(local.api_filters, api)
         local.start()
 
     def _local_member(self) -> LocalMember:

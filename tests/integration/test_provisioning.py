@@ -23,6 +23,7 @@ from gateway.devices.provisioning import ProvisionKey, x509_credentials
 from gateway.domain.changes import SaveDevice, SaveProfile
 from gateway.domain.entity import Device, DeviceProfile, time_uuid
 from gateway.domain.onboarding import certificate_hash, certificate_line
+from gateway.errors import RejectedError
 from gateway.supervise import SystemClock
 from gateway.web import DeviceHttp
 from tests.e2e.parts import CloudProcess, GatewayProcess, until
@@ -462,3 +463,23 @@ async def test_who_was_told_a_token_has_it_after_kill_9_and_the_cloud_knows_the_
         said = [await asyncio.to_thread(claim, key) for key in ("wrong", "k", "k")]
         assert said == [(1, "FAILURE", ""), (0, "SUCCESS", ""), (1, "CLAIMED", "")]
         assert "s3cret" not in gateway.log()
+
+
+async def test_a_device_that_is_deleted_while_it_is_admitted_does_not_end_the_others(paper, monkeypatch):
+    async with gate(paper) as (house, room):
+        add_owner(house, paper, "Boiler", "boiler.pem")
+        house.add_device("Pump", "tok")
+        opened = house.inlet.open_session
+
+        def deleted(device, channel):
+            if device.name == "Boiler":
+                raise RejectedError("device 'Boiler' was deleted")
+            return opened(device, channel)
+
+        monkeypatch.setattr(house.inlet, "open_session", deleted)
+        async with peer(room, user_name="tok") as other:
+            assert await other.receive() == Connack(False, 0)
+            async with peer(room, 4, shows(paper, "boiler.pem", "boiler")) as here:
+                while await here.receive() is not None:
+                    pass
+            assert await other.ping() == []
