@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field, PositiveFloat, PositiveInt, field_validator, model_validator
 
 from drivers.modbus.grouping import MAX_BITS, MAX_REGISTERS
+from drivers.modbus.lines import Line, OverTcpLine, SerialSettings, TcpLine, TlsLine, UdpLine
 from drivers.modbus.registers import Layout, Order, Table, Type
 from gateway.config import Settings
 
@@ -121,12 +122,13 @@ class ModbusDevice(Settings):
 
 
 class ModbusConfig(Settings):
-    """One Modbus TCP connection and the devices behind it."""
+    """One Modbus wire and the devices behind it: `host` (and `port`) for Modbus TCP, `line` for every other kind."""
 
     kind: Literal["modbus"] = "modbus"
     name: Annotated[str, Field(min_length=1, max_length=64)] = "modbus"
-    host: Annotated[str, Field(min_length=1)]
+    host: Annotated[str, Field(min_length=1)] | None = None
     port: Annotated[int, Field(ge=1, le=65535)] = 502
+    line: Line | None = Field(None, description="Instead of host and port.")
     timeout_s: PositiveFloat = Field(1.0, description="For a connection, and for each answer.")
     max_gap_registers: Annotated[int, Field(ge=0, le=124)] = Field(
         8, description="Registers between two points that are read along rather than asked around."
@@ -136,6 +138,19 @@ class ModbusConfig(Settings):
         MAX_REGISTERS, description="For devices that cannot answer the protocol's 125 at once."
     )
     devices: Annotated[tuple[ModbusDevice, ...], Field(min_length=1)]
+
+    @model_validator(mode="after")
+    def _one_wire(self) -> ModbusConfig:
+        if self.host is None and self.line is None:
+            raise ValueError("no wire; say `host: <name>` for Modbus TCP, or `line: {kind: rtu, device: /dev/…}`")
+        if self.line is not None and (self.host is not None or "port" in self.model_fields_set):
+            raise ValueError("host and port belong into `line` when there is one")
+        return self
+
+    @property
+    def wire(self) -> TcpLine | UdpLine | TlsLine | OverTcpLine | SerialSettings:
+        """How the units are reached."""
+        return self.line or TcpLine(host=self.host or "", port=self.port)
 
     @field_validator("devices")
     @classmethod

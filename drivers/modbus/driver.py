@@ -12,6 +12,7 @@ from drivers.modbus.config import ModbusConfig
 from drivers.modbus.grouping import Request, Span, group
 from drivers.modbus.registers import Layout, Table, Type, encode, merge, reader, truth, truths
 from drivers.modbus.wire import ModbusWire, Refused
+from drivers.modbus.wire_open import open_wire
 from gateway.domain.entity import Json
 from gateway.domain.telemetry import Value
 from gateway.errors import RejectedError
@@ -226,7 +227,7 @@ class ModbusDriver:
 @asynccontextmanager
 async def open_modbus(config: ModbusConfig, clock: Clock) -> AsyncIterator[ModbusDriver]:
     """A driver for one bus. Needs no network: the connection is made by the first request, and again after a loss."""
-    wire = ModbusWire(config.name, config.host, config.port, config.timeout_s)
+    wire = open_wire(config, clock)
     try:
         yield ModbusDriver(config, wire, clock)
     finally:

@@ -8,7 +8,9 @@ import pytest
 
 from drivers.modbus.registers import Table
 from drivers.modbus.wire import ModbusWire, Refused
+from drivers.modbus.wire_tcp import TcpMaster
 from gateway.errors import BusLost, RejectedError, TransientError
+from gateway.supervise import SystemClock
 
 
 class RawSlave:
@@ -40,7 +42,7 @@ class RawSlave:
     @asynccontextmanager
     async def open(self, timeout_s=0.2):
         server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
-        wire = ModbusWire("plant", "127.0.0.1", server.sockets[0].getsockname()[1], timeout_s)
+        wire = tcp_wire(server.sockets[0].getsockname()[1], timeout_s)
         try:
             yield wire
         finally:
@@ -51,6 +53,10 @@ class RawSlave:
                 writer.close()
             server.close()
             await server.wait_closed()
+
+
+def tcp_wire(port, timeout_s):
+    return ModbusWire("plant", f"127.0.0.1:{port}", TcpMaster("127.0.0.1", port, timeout_s, SystemClock()))
 
 
 def frame(tid, unit, pdu):
@@ -187,7 +193,7 @@ async def test_nobody_there_is_a_lost_bus():
     port = server.sockets[0].getsockname()[1]
     server.close()
     await server.wait_closed()
-    wire = ModbusWire("plant", "127.0.0.1", port, 0.5)
+    wire = tcp_wire(port, 0.5)
     with pytest.raises(BusLost, match=f"plant: no connection to 127.0.0.1:{port}"):
         await ask(wire, 0)
     wire.close()

@@ -22,7 +22,7 @@ class AsciiFramer:
 
     def __init__(self) -> None:
         self._buffer = bytearray()
-        self.skipped_bytes = 0
+        self.skipped_bytes, self.tail_bytes = 0, 4
 
     def encode(self, unit: int, pdu: bytes) -> bytes:
         """A frame for the line."""

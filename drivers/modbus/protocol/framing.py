@@ -29,6 +29,7 @@ class LineFramer(Protocol):
     """RTU or ASCII. Its buffer is bounded; what is no frame is skipped and counted in `skipped_bytes`."""
 
     skipped_bytes: int
+    tail_bytes: int  # of a frame: what stands behind the PDU
 
     def encode(self, unit: int, pdu: bytes) -> bytes:
         """A frame for the line."""

@@ -42,7 +42,7 @@ class RtuFramer:
 
     def __init__(self) -> None:
         self._buffer = bytearray()
-        self.skipped_bytes = 0
+        self.skipped_bytes, self.tail_bytes = 0, 2
 
     def encode(self, unit: int, pdu: bytes) -> bytes:
         """A frame for the line."""
