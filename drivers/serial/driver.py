@@ -248,6 +248,7 @@ class SerialDriver:
         gap_s = self._config.gap_ms / 1000
         if self._is_late:
             gap_s = max(gap_s, _SETTLE_S)
+            self._last_byte_s = loop.time()
         give_up_s = loop.time() + max(self._config.timeout_s, gap_s)
         while True:
             wait_s = min(self._last_byte_s + gap_s, give_up_s) - loop.time()  # bytes that come move the end of it

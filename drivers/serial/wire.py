@@ -60,7 +60,8 @@ class SerialWire:
                 raise self._gone("is still being opened: the adapter's driver hangs")
             opening = self._thread = asyncio.get_running_loop().run_in_executor(None, self._open)
             try:
-                port = await asyncio.wait_for(asyncio.shield(opening), OPEN_S)
+                async with asyncio.timeout(OPEN_S):
+                    port = await asyncio.shield(opening)
             except (asyncio.CancelledError, TimeoutError) as error:
                 opening.add_done_callback(_close_late)
                 if isinstance(error, TimeoutError):
