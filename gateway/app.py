@@ -217,7 +217,10 @@ class Gateway:
                     def totals() -> dict[str, int]:
                         return counters.all() | {"storage.written_bytes": written_bytes() or 0}
 
-                    api = LocalApi(config.socket_path, status, store.events, totals, forecast.gauges)
+                    def gauges() -> dict[str, float]:
+                        return forecast.gauges() | fieldbus.gauges()
+
+                    api = LocalApi(config.socket_path, status, store.events, totals, gauges)
 
                     async def sync_status(with_diff: bool) -> dict[str, Any]:
                         queue = await queue_status(store.events, clock.now_ms())
@@ -225,6 +228,7 @@ class Gateway:
 
                     api.sync = sync_status if config.cloud.enabled else None
                     api.ota = ota.overview
+                    api.points = fieldbus.points
                     api.orders = Orders(parked_desk, history_desk, clock)
                     api.claim = inlet.claims.claim
                     keep(api.name, api.serve)

@@ -175,7 +175,11 @@ def render(status: dict[str, Any]) -> None:
     for bus in status.get("buses", []):
         console.print(
             f"bus      {bus['name']} ({bus['kind']}): {'connected' if bus.get('connected') else 'not connected'}"
+            + _points(bus)
         )
+        for point in bus.get("not_good", ()):
+            age = "" if point["age_s"] is None else f", last good value {point['age_s']:.0f} s ago"
+            console.print(f"         {point['device']}.{point['key']} is {point['quality']}: {point['reason']}{age}")
     for name, part in (("mapping", status["mqtt"].get("mappings")), ("outside", status.get("external_broker"))):
         if part:
             console.print(f"{name:8} {part['devices']} devices open")
@@ -204,6 +208,17 @@ def _refused(refused: dict[str, Any]) -> list[str]:
         text = "".join(char if char.isprintable() else " " for char in f"{one['what']}: {one['reason']}")
         lines.append(f"{at:%Y-%m-%d %H:%M:%SZ} {text}")
     return lines
+
+
+def _points(bus: dict[str, Any]) -> str:
+    counts = bus.get("points")
+    if not counts or not any(counts.values()):
+        return ""
+    missed = f", {bus['late_merged']} turns missed" if bus.get("late_merged") else ""
+    return (
+        f", {counts['good']} points good, {counts['stale']} stale, {counts['bad']} bad,"
+        f" line {bus['utilisation']:.0%} busy{missed}"
+    )
 
 
 def _outlook(forecast: dict[str, Any]) -> str:

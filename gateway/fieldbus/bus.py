@@ -6,16 +6,19 @@ import asyncio
 import logging
 import math
 import random
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
+from itertools import islice
 from typing import Any, Final
 
-from gateway.domain.telemetry import TsKv, Value
+from gateway.domain.telemetry import Value
 from gateway.errors import BusLost, GatewayError, RejectedError, TransientError
 from gateway.fieldbus.channel import BusChannel
+from gateway.fieldbus.delivery import Delivery
 from gateway.fieldbus.inbox import Call, Inbox
 from gateway.fieldbus.outage import Outage, Unit
+from gateway.fieldbus.overview import Overview
 from gateway.fieldbus.plugins import BusEntry
-from gateway.fieldbus.records import LineUse, PointRecord, PollRecord, Records
+from gateway.fieldbus.records import LineUse, PollRecord, Records
 from gateway.fieldbus.scheduler import PollScheduler
 from gateway.ports import Clock, DeviceInlet, Driver, Listener, Poll, Query, Reading, Receipt, Write
 from gateway.supervise import Counters
@@ -27,6 +30,9 @@ CALLS_IN_A_ROW: Final = 8
 
 CALL_SHARE: Final = 10
 """A call to a silent unit is tried when so many timeouts have passed since the last try, and refused at once before."""
+
+NOT_GOOD: Final = 10
+"""So many points that are not good stand in the status; all of them can be asked for."""
 
 PROBE_AFTER_S: Final = 0.001
 """A unit is tried again with another poll than the one that had no answer: it may be that one alone that is mute."""
@@ -55,7 +61,7 @@ class Bus:
         self.name = entry.name
         self._driver: Driver | None = None
         self._scheduler: PollScheduler | None = None
-        self._channels: dict[str, BusChannel] = {}
+        self._delivery = Delivery(counters)
         self._units: dict[str, Unit] = {}
         self._outage = Outage(f"bus {self.name}", rng)
         self._inbox = Inbox(self.name, clock, self._wake_up)
@@ -64,7 +70,7 @@ class Bus:
         self._use = LineUse(clock.monotonic_s())
         self._homes: dict[str, str | None] = {}  # device to its unit; None: it has several
         self._receipts: dict[Poll, list[Receipt]] = {}
-        self._attribute_keys: set[tuple[str, str]] = set()
+        self.overview = Overview(clock, lambda: self._driver, lambda: self._records, self._units, self._outage)
 
     async def serve(self) -> None:
         """Open the driver and own the bus until cancelled.
@@ -84,7 +90,7 @@ class Bus:
             try:
                 for device in driver.devices():
                     channel = BusChannel(device.name, self, self._inlet, self._clock, self._counters)
-                    self._channels[device.name] = channel
+                    self._delivery.channels[device.name] = channel
                     channel.open()
                 if isinstance(driver, Listener):
                     await self._own_and_listen(driver, self._scheduler, driver)
@@ -118,7 +124,7 @@ class Bus:
 
     def is_attribute(self, device: str, key: str) -> bool:
         """True when readings of this tag have been attributes."""
-        return (device, key) in self._attribute_keys
+        return self._delivery.is_attribute(device, key)
 
     def status(self) -> dict[str, Any]:
         """For a person and for metrics: name, kind, `connected`, units, late turns, points set aside."""
@@ -130,12 +136,13 @@ class Bus:
             "connected": any(unit["ok"] for unit in units),
             "lost_since_ms": self._outage.since_ms,
             "last_error": self._outage.error,
-            "devices": [device.name for device in self._entry.devices] or list(self._channels),
+            "devices": [device.name for device in self._entry.devices] or list(self._delivery.channels),
             "units": units,
             "utilisation": self.utilisation,
             "late_merged": self._scheduler.merged if self._scheduler else 0,
-            "points": self.tally(),
-            "set_aside": dict(self._driver.faults()) if self._driver else {},
+            "points": self.overview.tally(),
+            "not_good": list(islice((row for row in self.overview.points() if row["quality"] != "good"), NOT_GOOD)),
+            "set_aside": self.overview.faults(),
             "calls_waiting": self.calls_waiting,
             "line": dict(self._driver.line()) if isinstance(self._driver, Listener) else {},
         }
@@ -149,38 +156,6 @@ class Bus:
     def calls_waiting(self) -> int:
         """For their turn."""
         return len(self._inbox)
-
-    def tally(self) -> dict[str, int]:
-        """How many points there are of each quality."""
-        counts = {"good": 0, "stale": 0, "bad": 0}
-        for _, quality in self._qualities():
-            counts[quality] += 1
-        return counts
-
-    def points(self, device: str | None = None, quality: str | None = None) -> Iterator[dict[str, Any]]:
-        """Every point, or those of one device or quality, for a person."""
-        now_s = self._clock.monotonic_s()
-        faults = dict(self._driver.faults()) if self._driver else {}
-        for point in self._records:
-            if device is None or point.device == device:
-                row = point.status(now_s, self._silence(point.unit), faults)
-                if quality is None or row["quality"] == quality:
-                    yield {"bus": self.name, **row}
-
-    def _qualities(self) -> Iterator[tuple[PointRecord, str]]:
-        now_s = self._clock.monotonic_s()
-        faults = dict(self._driver.faults()) if self._driver else {}
-        for point in self._records:
-            yield point, point.quality(now_s, self._silence(point.unit), faults)[0]
-
-    def _silence(self, unit: str) -> str | None:
-        """Why nothing comes from this unit now."""
-        if self._driver is None:
-            return "the bus is not open"
-        if self._outage.since_ms is not None:
-            return self._outage.error
-        known = self._units.get(unit)
-        return known.outage.error if known is not None and known.outage.failures > 1 else None
 
     # ── the owner ──
 
@@ -274,7 +249,7 @@ class Bus:
                 wait_s = min(wait_s, error.again_s)
             scheduler.suspend_all(self._clock.monotonic_s() + wait_s)
             if self._outage.is_beginning:
-                self._fall_silent(self._channels)
+                self._delivery.fall_silent(self._delivery.channels)
         except TransientError as error:
             self._count_error(unit)
             self._outage.answered(self._clock.now_ms())
@@ -310,7 +285,7 @@ class Bus:
         if self._scheduler is not None:
             self._scheduler.suspend(unit.unit, now_s + wait_s)
         if unit.outage.is_beginning:
-            self._fall_silent(unit.devices)
+            self._delivery.fall_silent(unit.devices)
         return now_s + wait_s
 
     def _count_silent(self, but: Unit | None = None) -> int:
@@ -319,16 +294,10 @@ class Bus:
 
     def _take(self, unit: Unit, readings: Sequence[Reading], record: PollRecord | None = None) -> list[Receipt]:
         unit.last_good_ms = self._clock.now_ms()
-        self._counters.add("fieldbus.readings", len(readings))
         devices = {reading.device for reading in readings}
         if not devices <= unit.devices:
             self._learn(unit, devices)
-        reported = self._records.take(unit.unit, record, readings, self._clock.monotonic_s())
-        if reported is not readings:
-            self._counters.add("fieldbus.readings_unchanged", len(readings) - len(reported))
-            for device in devices:  # it spoke, though there was nothing to tell
-                self._channels[device].touch()
-        return self._post(reported)
+        return self._delivery.take(unit.unit, record, readings, self._records, self._clock.monotonic_s())
 
     def _learn(self, unit: Unit, devices: Iterable[str]) -> None:
         for device in devices:
@@ -365,11 +334,11 @@ class Bus:
                 now_ms = self._clock.now_ms()
                 if isinstance(heard.error, BusLost):
                     self._outage.failed(heard.error, now_ms)
-                    self._fall_silent(self._channels)
+                    self._delivery.fall_silent(self._delivery.channels)
                 else:
                     self._outage.answered(now_ms)
                     unit.outage.failed(heard.error, now_ms)
-                    self._fall_silent(unit.devices)
+                    self._delivery.fall_silent(unit.devices)
                 continue
             if heard.readings:
                 self._mark_good(unit)
@@ -377,32 +346,9 @@ class Bus:
                 receipts = self._take(unit, heard.readings)
                 if receipts:
                     await asyncio.wait(receipts)
-                self._settle(receipts)
+                self._delivery.settle(receipts)
                 if self._inlet.is_congested:
                     await self._inlet.wait_uncongested()
-
-    def _post(self, readings: Sequence[Reading]) -> list[Receipt]:
-        telemetry: dict[str, dict[int, dict[str, Value]]] = {}
-        attributes: dict[str, dict[str, Value]] = {}
-        for reading in readings:
-            if reading.is_attribute:
-                self._attribute_keys.add((reading.device, reading.key))
-                attributes.setdefault(reading.device, {})[reading.key] = reading.value
-            else:
-                series = telemetry.setdefault(reading.device, {}).setdefault(reading.ts_ms, {})
-                series[reading.key] = reading.value
-        receipts: list[Receipt] = []
-        for device in {**telemetry, **attributes}:
-            items = [TsKv(ts_ms, values) for ts_ms, values in telemetry.get(device, {}).items()]
-            posted = self._channels[device].post(items, attributes.get(device, {}))
-            if not posted:
-                self._records.forget(device)
-            receipts += posted
-        return receipts
-
-    def _fall_silent(self, devices: Iterable[str]) -> None:
-        for device in devices:
-            self._channels[device].fall_silent()
 
     def _mark_good(self, unit: Unit) -> None:
         now_ms = self._clock.now_ms()
@@ -452,19 +398,12 @@ class Bus:
                 await asyncio.wait([free, wake], return_when=asyncio.FIRST_COMPLETED)
             finally:
                 free.cancel()
-        self._settle(receipts)
-
-    def _settle(self, receipts: Sequence[Receipt]) -> None:
-        for receipt in receipts:
-            if receipt.done() and not receipt.cancelled() and receipt.exception() is not None:
-                self._counters.add("fieldbus.readings_rejected")
+        self._delivery.settle(receipts)
 
     def _end(self) -> None:
         """Nobody is left waiting; receipts still open are the committer's business."""
         self._inbox.close()
-        for channel in self._channels.values():
-            channel.end()
-        self._channels.clear()
+        self._delivery.end()
         for receipts in self._receipts.values():
-            self._settle(receipts)
+            self._delivery.settle(receipts)
         self._receipts.clear()

@@ -64,7 +64,12 @@ class Fieldbus:
         self, bus: str | None = None, device: str | None = None, quality: str | None = None, limit: int = 1000
     ) -> dict[str, Any]:
         """The points that fit, at most `limit`: quality, last good value and its age, achieved period, misses."""
-        rows = (row for each in self._buses if bus is None or each.name == bus for row in each.points(device, quality))
+        rows = (
+            {"bus": each.name, **row}
+            for each in self._buses
+            if bus is None or each.name == bus
+            for row in each.overview.points(device, quality)
+        )
         found = list(islice(rows, limit + 1))
         return {"points": found[:limit], "more": len(found) > limit}
 
@@ -75,7 +80,7 @@ class Fieldbus:
             label = f'{{bus="{_NOT_PLAIN.sub("_", bus.name)}"}}'
             gauges[f"fieldbus.utilisation{label}"] = bus.utilisation
             gauges[f"fieldbus.calls_waiting{label}"] = bus.calls_waiting
-            for quality, count in bus.tally().items():
+            for quality, count in bus.overview.tally().items():
                 gauges[f"fieldbus.points_{quality}{label}"] = count
         return gauges
 

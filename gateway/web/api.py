@@ -29,9 +29,10 @@ MAX_BODY_BYTES = 65_536
 
 
 class LocalApi:
-    """GET /status, GET /events?status=&limit=&before=, GET /sync?diff=, GET /metrics, POST /claim.
+    """GET /status, GET /events?status=&limit=&before=, GET /sync?diff=, GET /metrics, POST /claim,
+    GET /points?bus=&device=&quality=&limit=.
 
-    `sync` is what answers `/sync`; True: with everything that differs. `ota` answers `/ota`.
+    `sync` is what answers `/sync`; True: with everything that differs. `ota` answers `/ota`, `points` `/points`.
     """
 
     name = "api"
@@ -39,6 +40,7 @@ class LocalApi:
     claim: Callable[[str, str], Awaitable[ClaimStatus]] | None = None
     sync: Callable[[bool], Awaitable[dict[str, Any]]] | None = None
     ota: Callable[[], dict[str, Any]] | None = None
+    points: Callable[[str | None, str | None, str | None, int], dict[str, Any]] | None = None
 
     def __init__(
         self,
@@ -63,6 +65,7 @@ class LocalApi:
                 Route("/events", self._get_events),
                 Route("/sync", self._get_sync),
                 Route("/ota", self._get_ota),
+                Route("/points", self._get_points),
                 Route("/claim", self._post_claim, methods=["POST"]),
                 Route("/metrics", self._get_metrics),
                 *(self.orders.routes() if self.orders else ()),
@@ -155,6 +158,20 @@ class LocalApi:
 
     async def _get_ota(self, request: Request) -> Response:
         return _json({} if self.ota is None else self.ota())
+
+    async def _get_points(self, request: Request) -> Response:
+        """Points of the field buses: those of a bus, a device, a quality."""
+        query = request.query_params
+        quality = query.get("quality") or None
+        try:
+            limit = max(1, min(MAX_ROWS, int(query.get("limit", "1000"))))
+        except ValueError as error:
+            return _json({"error": f"{error}; limit is a number"}, 400)
+        if quality not in (None, "good", "stale", "bad"):
+            return _json({"error": f"quality {quality!r} does not exist; it is one of good, stale, bad"}, 400)
+        if self.points is None:
+            return _json({"points": [], "more": False})
+        return _json(self.points(query.get("bus") or None, query.get("device") or None, quality, limit))
 
     async def _get_metrics(self, request: Request) -> Response:
         from starlette.responses import PlainTextResponse

@@ -131,7 +131,7 @@ async def test_a_dead_unit_comes_back_by_itself_and_at_its_own_rate():
         assert line.rate("h", 700 - 20, 700) > 0
         await until(760)
         assert line.rate("hij", 710, 760) == pytest.approx(1.5, abs=0.1)
-        assert bus.tally() == {"good": 10, "stale": 0, "bad": 0}
+        assert bus.overview.tally() == {"good": 10, "stale": 0, "bad": 0}
 
 
 async def test_a_poll_that_is_never_answered_does_not_silence_its_unit():

@@ -90,6 +90,25 @@ async def test_what_the_last_sync_left_is_asked_with_and_without_the_details(tmp
     assert asked == [False, True, False]
 
 
+async def test_points_of_the_buses_are_asked_by_bus_device_and_quality(tmp_path):
+    path, asked = tmp_path / "api.sock", []
+
+    def points(*question):
+        asked.append(question)
+        return {"points": [{"key": "t"}], "more": True}
+
+    async with api(path, FakeEvents()) as room:
+        assert await asyncio.to_thread(ask, path, "/points") == {"points": [], "more": False}
+        room.points = points
+        answer = await asyncio.to_thread(ask, path, "/points?bus=b&device=d&quality=bad&limit=5")
+        assert answer == {"points": [{"key": "t"}], "more": True}
+        await asyncio.to_thread(ask, path, "/points?limit=99999999")
+        for wrong, text in (("quality=fine", "good, stale, bad"), ("limit=x", "limit is a number")):
+            with pytest.raises(LocalApiError, match=text):
+                await asyncio.to_thread(ask, path, f"/points?{wrong}")
+    assert asked == [("b", "d", "bad", 5), (None, None, None, 10_000)]
+
+
 async def test_events_while_the_store_does_not_answer_are_an_error_and_no_traceback(tmp_path, caplog):
     class Away(FakeEvents):
         async def find(self, status, limit, before_seq=None):
