@@ -186,6 +186,9 @@ class Dispatcher:
                 log.debug("downlink: %s is acknowledged and not kept", name)
 
     async def _sync_completed(self) -> None:
+        if not self.sync.is_running and self._state.setting(SYNC_MS):  # repeated: our acknowledgement came late
+            self._counters.add("downlink.without_effect")
+            return
         if self._state.setting("sync_done") is not True:
             await self._forget_chains(self.sync.unnamed_chains())
         again = await self._devices.announce_again(self.sync.ours_unnamed())

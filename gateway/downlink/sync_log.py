@@ -57,6 +57,11 @@ class SyncLog:
             self._running.attempts = cut.attempts + 1
             self._running.mentioned = cut.mentioned
 
+    @property
+    def is_running(self) -> bool:
+        """A sync has begun and is not completed."""
+        return self._running is not None
+
     def heard(self, downlink: Downlink) -> None:
         """Before a message is applied. The TENANT comes first in a full sync, also in one that began in the cloud."""
         now_ms = self._clock.now_ms()

@@ -99,6 +99,17 @@ async def test_a_sync_that_was_cut_off_counts_what_it_had_named(house):
     assert (view["last"]["attempts"], view["diff"]["only_here"]) == (2, [])
 
 
+async def test_the_end_of_a_sync_that_the_cloud_repeats_is_no_sync_of_its_own(house):
+    await house.dispatcher.connected(EDGE)
+    await house.dispatcher.handle(Downlink(1, (device(10, "A"),)))
+    await house.dispatcher.handle(completed())
+    before = house.dispatcher.sync.view(with_diff=True)
+    await house.clock.advance(60)
+    await house.dispatcher.handle(completed())
+    assert house.dispatcher.sync.view(with_diff=True) == before
+    assert before["diff"]["only_here"] == []
+
+
 async def test_a_full_sync_from_the_cloud_s_page_begins_with_the_tenant(house):
     await house.dispatcher.connected(EDGE)
     await house.dispatcher.handle(Downlink(1, (device(10, "A"),)))
