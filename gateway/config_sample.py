@@ -50,7 +50,7 @@ devices: []
 #    access_token: choose-a-long-random-one      # or access_token_file: /path, or mqtt_basic: {user_name, password}
 #    gateway: false                              # true: a gateway to the cloud; v1/gateway/… is not served yet
 
-# Field buses: one entry a wire, `kind` selects the driver (docs/modbus.md).
+# Field buses: one entry a wire, `kind` selects the driver (docs/modbus.md, docs/serial.md).
 buses: []
 #  - kind: modbus
 #    name: plant
