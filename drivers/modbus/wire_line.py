@@ -1,8 +1,8 @@
 """Masters without transaction ids: RTU and ASCII, on a serial port or over TCP.
 
-One question at a time. Before each the line has to be silent for the gap; what comes unasked is read, and pays what
-is owed (`protocol/late.py`). An answer counts when unit, function and length are those of the question; that to a
-write, when it repeats what was written.
+One question at a time. Before each the line has to be silent for the gap, and its answer not to be confused with one
+that is still owed (`protocol/late.py`). An answer counts when unit, function and length are those of the question;
+that to a write, when it repeats what was written.
 """
 
 from __future__ import annotations
@@ -127,12 +127,7 @@ class LineMaster:
 
     def _overheard(self, data: bytes) -> None:
         if data:
-            for unit, pdu in self._framer.feed(data):
-                self._stray(unit, pdu)
-
-    def _stray(self, unit: int, pdu: bytes) -> None:
-        self.strays += 1
-        self._owed.arrived(unit, pdu)
+            self.strays += len(self._framer.feed(data))
 
     async def _exchange(self, unit: int, question: Question) -> bytes:
         timing, now_s = self._timing, self._clock.monotonic_s
@@ -167,7 +162,7 @@ class LineMaster:
                 if expected.is_met_by(unit, pdu):
                     self._silent_in_a_row = 0
                     return pdu
-                self._stray(unit, pdu)
+                self.strays += 1
             if self.strays == others and self._is_damaged(seen, expected):
                 raise Damaged(f"a damaged answer: {bytes(seen[:12]).hex(' ')} …")
         if seen:
@@ -187,4 +182,4 @@ class LineMaster:
         """
         size = len(self._framer.encode(expected.unit, bytes(expected.question.size)))
         head = self._framer.encode(expected.unit, expected.question.head)[: -self._framer.tail_bytes]
-        return not len(self._owed) and len(seen) == size and seen.startswith(head)
+        return len(seen) == size and seen.startswith(head) and not self._owed.is_any(self._clock.monotonic_s())

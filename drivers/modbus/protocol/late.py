@@ -1,14 +1,12 @@
 """Answers that may still come. Pure: time comes in as seconds.
 
 A line has no transaction ids: an answer says which unit and which function, never which question. So after a question
-without an answer, nothing of that function is asked of that unit again until its answer has come after all, or
-until the longest time that a unit may be late has passed. Anything else may be asked meanwhile: the late answer
-is told from it by unit or function, and paid off.
+without an answer, nothing of that function is asked of that unit again until the longest time that a unit may be late
+has passed. Anything else may be asked meanwhile: the late answer is told from it by unit or function. It does not
+shorten the time: a unit that answers in another's place would be taken for it, and the real one would come after all.
 """
 
 from __future__ import annotations
-
-from drivers.modbus.protocol.pdu import ERROR_BIT
 
 
 class Owed:
@@ -18,16 +16,16 @@ class Owed:
         self._late_s = late_s
         self._until_s: dict[tuple[int, int], float] = {}
 
-    def __len__(self) -> int:
-        return len(self._until_s)
+    def is_any(self, now_s: float) -> bool:
+        """True while anybody owes anything."""
+        for key, until_s in list(self._until_s.items()):
+            if until_s <= now_s:
+                del self._until_s[key]
+        return bool(self._until_s)
 
     def missed(self, unit: int, function: int, now_s: float) -> None:
         """A question ended without its answer."""
         self._until_s[unit, function] = now_s + self._late_s
-
-    def arrived(self, unit: int, pdu: bytes) -> bool:
-        """An answer that nobody waits for; True when it was owed. A refusal pays as well."""
-        return self._until_s.pop((unit, pdu[0] & ~ERROR_BIT), None) is not None
 
     def wait_s(self, unit: int, function: int, now_s: float) -> float:
         """Seconds until this may be asked: 0 when nothing is owed."""
