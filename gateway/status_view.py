@@ -117,9 +117,9 @@ def judge(status: dict[str, Any]) -> list[str]:
         remarks.append(
             f"the store was damaged ({salvage['why']}); lost: {lost or 'nothing'}; kept: {salvage['kept_as']}"
         )
-    if lost := (status.get("counters") or {}).get("rules.attributes_no_room"):
+    if no_room := (status.get("counters") or {}).get("rules.attributes_no_room"):
         remarks.append(
-            f"{lost} attributes were not kept here (they went to the cloud): a device invents keys without end?"
+            f"{no_room} attributes were not kept here (they went to the cloud): a device invents keys without end?"
         )
     remarks += [
         f"device {name!r} was deleted in the cloud, or is no longer assigned to this edge: its data is not taken"
