@@ -82,7 +82,7 @@ def _stored(credentials: Credentials) -> dict[str, str] | None:
         return None
     if not isinstance(tree, dict) or not (tree.get("clientId") or tree.get("userName")):
         return None
-    return tree
+    return {name: str(text) for name, text in tree.items() if text is not None}  # (a cloud may write a number)
 
 
 def _hash(text: str) -> str:

@@ -38,7 +38,9 @@ class Complaints:
         logged_s = self._logged_s.get(device.id)
         if logged_s is None or now_s - logged_s >= QUIET_S:
             self._logged_s[device.id] = now_s
-            log.warning("device %r: bad payload on %s: %s; further ones are only counted", device.name, topic, reason)
+            # A device profile's own topics have levels that the device chooses: they make no lines of their own here.
+            shown = topic if topic.isprintable() else repr(topic)
+            log.warning("device %r: bad payload on %s: %s; further ones are only counted", device.name, shown, reason)
 
 
 class Desk:

@@ -19,7 +19,7 @@ from gateway.cloud.entities import alarm_id, credentials_json, device_json, prof
 from gateway.cloud.pb import edge_pb2, queue_pb2
 from gateway.domain.cloud_event import Action, StoredEvent
 from gateway.domain.downlink import LAST_GATEWAY, MOVED_DEVICES
-from gateway.domain.entity import Device, Origin
+from gateway.domain.entity import Device, Json, Origin
 from gateway.domain.rpc import RpcError
 from gateway.domain.telemetry import AttributeScope
 from gateway.errors import RejectedError

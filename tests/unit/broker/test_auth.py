@@ -4,6 +4,7 @@ import pytest
 
 from gateway.broker.auth import authenticate, refusal
 from gateway.domain.doorkeeper import Doorkeeper
+from gateway.domain.entity import Credentials, Device, time_uuid
 from tests.fakes.inlet import FakeInlet
 
 
@@ -80,3 +81,20 @@ def test_the_book_of_addresses_is_bounded():
         door.refused(str(number), 0)
     assert not door.is_blocked("0", 1)
     assert door.is_blocked("10000", 1)
+
+
+@pytest.mark.parametrize(
+    ("value", "is_let_in"),
+    [
+        ('{"clientId":null,"userName":"7","password":8}', True),
+        ('{"userName":7,"password":"8"}', True),
+        ('{"userName":[7],"password":"8"}', False),
+        ('["userName"]', False),
+        ("7", False),
+        ("no JSON", False),
+    ],
+)
+def test_credentials_of_a_cloud_that_are_no_texts_are_compared_and_no_bug(value, is_let_in):
+    held = Credentials(type="MQTT_BASIC", credentials_id="7", value=value), Device(id=time_uuid(), name="d", type="t")
+    found = authenticate(lambda id_: held if id_ == "7" else None, "c", "7", b"8")
+    assert (found is not None) == is_let_in
