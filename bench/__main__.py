@@ -14,6 +14,7 @@ PARTS = (
     "store_commit",
     "uplink_drain",
     "modbus_poll",
+    "field_bus",
     "reconnects",
     "full_sync",
     "http_ingest",
