@@ -825,8 +825,8 @@ class DownlinkHandler(Protocol):
         order of the calls is kept between downlinks about the same thing.
 
         Raises:
-            RejectedError: It can never be applied: acknowledged all the same, counted and shown with the text; a refusal
-                would hold up the cloud's queue. What came before it stays applied.
+            RejectedError: It can never be applied: acknowledged all the same, counted and shown with the text; a
+                refusal would hold up the cloud's queue. What came before it stays applied.
         """
         ...
 

@@ -90,6 +90,8 @@ def clock(now_ms: int) -> list[Finding]:
 
 def listeners(broker: BrokerConfig, mqtt: Mapping[str, Any] | None) -> list[Finding]:
     """The MQTT ports: ours, free, or somebody else's. `mqtt` is what the running service says of them."""
+    if not broker.enabled:
+        return []
     names = ("port", "tls_port", "websocket_port", "websocket_tls_port")
     return _listeners("broker", broker.host, {name: getattr(broker, name) for name in names}, mqtt)
 

@@ -166,6 +166,7 @@ def test_every_port_that_is_configured_is_looked_at(tmp_path):
         assert [one.level for one in found] == [Level.OK, Level.PROBLEM]
         assert found[1].text == "http.tls_port: another program has it"
     assert box.http_listeners(HttpConfig(), None) == []
+    assert box.listeners(BrokerConfig(enabled=False), None) == []
     found = box.http_listeners(HttpConfig(port=8080), {"listening": True, "connections": 3})
     assert [one.text for one in found] == ["http.port: the service listens, 3 connections"]
     (found,) = box.http_listeners(HttpConfig(port=8080), {"listening": False})
