@@ -410,7 +410,10 @@ class Driver(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Heard:
-    """What came from one unit unasked, or why nothing comes. `error`: the unit is silent, or with `BusLost` the line."""
+    """What came from one unit unasked, or why nothing comes.
+
+    `error`: the unit is silent, or with `BusLost` the line.
+    """
 
     unit: str
     readings: Sequence[Reading] = ()
