@@ -40,9 +40,9 @@ class RawSlave:
             writer.close()
 
     @asynccontextmanager
-    async def open(self, timeout_s=0.2):
+    async def open(self, timeout_s=0.2, in_flight=1):
         server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
-        wire = tcp_wire(server.sockets[0].getsockname()[1], timeout_s)
+        wire = tcp_wire(server.sockets[0].getsockname()[1], timeout_s, in_flight)
         try:
             yield wire
         finally:
@@ -55,8 +55,9 @@ class RawSlave:
             await server.wait_closed()
 
 
-def tcp_wire(port, timeout_s):
-    return ModbusWire("plant", f"127.0.0.1:{port}", TcpMaster("127.0.0.1", port, timeout_s, SystemClock()))
+def tcp_wire(port, timeout_s, in_flight=1):
+    master = TcpMaster("127.0.0.1", port, timeout_s, SystemClock(), in_flight=in_flight)
+    return ModbusWire("plant", f"127.0.0.1:{port}", master)
 
 
 def frame(tid, unit, pdu):
@@ -186,6 +187,28 @@ async def test_nonsense_is_never_a_reading(pdu):
     async with RawSlave(answer).open() as wire:
         with pytest.raises(TransientError, match="unit 1, holding_register 0"):
             await ask(wire, 0, count=2)
+
+
+async def test_several_questions_share_a_connection_and_a_late_one_does_not_end_it():
+    """Four at a time, answered last first; one of the second four is never answered."""
+    waiting = []
+
+    async def answer(slave, writer, tid, unit, pdu):
+        address = struct.unpack(">H", pdu[1:3])[0]
+        if address == 7:
+            return
+        waiting.append(frame(tid, unit, registers(1000 + address)))
+        if len(waiting) == 4 or len(slave.requests) == 8:
+            for held_back in reversed(waiting):
+                writer.write(held_back)
+            waiting.clear()
+
+    server = RawSlave(answer)
+    async with server.open(timeout_s=0.3, in_flight=4) as wire:
+        answers = await asyncio.gather(*(ask(wire, n) for n in range(8)), return_exceptions=True)
+        assert [list(answer) for answer in answers[:7]] == [[1000 + n] for n in range(7)]
+        assert isinstance(answers[7], TransientError)
+        assert wire.connects == 1
 
 
 async def test_nobody_there_is_a_lost_bus():
