@@ -10,6 +10,7 @@ from drivers.modbus.grouping import MAX_BITS, MAX_REGISTERS
 from drivers.modbus.lines import Line, OverTcpLine, SerialSettings, TcpLine, TlsLine, UdpLine
 from drivers.modbus.registers import Layout, Order, Table, Type
 from gateway.config import Settings
+from gateway.ports import Report
 
 MAX_WRITE_REGISTERS = 123
 MAX_WRITE_COILS = 1968
@@ -35,6 +36,7 @@ class Point(Settings):
     round: Annotated[int, Field(ge=0, le=15)] | None = Field(None, description="Decimals kept.")
     writable: bool = Field(False, description="May be written by RPC and by shared attributes.")
     every_ms: PositiveInt | None = Field(None, description="Instead of the device's.")
+    report: Report | None = Field(None, description="Which readings are worth a message; instead of the device's.")
 
     @field_validator("scale")
     @classmethod
@@ -88,6 +90,7 @@ class ModbusDevice(Settings):
     label: str | None = None
     unit_id: Annotated[int, Field(ge=0, le=255)] = 1
     every_ms: PositiveInt = 1000
+    report: Report | None = Field(None, description="Default: every reading.")
     byte_order: Order = Order.BIG
     word_order: Order = Order.BIG
     telemetry: tuple[Point, ...] = ()

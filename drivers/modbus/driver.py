@@ -16,7 +16,7 @@ from drivers.modbus.wire_open import open_wire
 from gateway.domain.entity import Json
 from gateway.domain.telemetry import Value
 from gateway.errors import RejectedError
-from gateway.ports import Clock, DriverDevice, Poll, Query, Reading, Write
+from gateway.ports import Clock, DriverDevice, Poll, PollPoint, Query, Reading, Report, Write
 
 log = logging.getLogger(__name__)
 
@@ -38,6 +38,7 @@ class Tag:
     value: Callable[[Sequence[int]], Value]  # what the content of its registers or bits means
     is_writable: bool
     is_attribute: bool
+    report: Report | None = None
 
     @property
     def name(self) -> str:
@@ -254,6 +255,7 @@ def _spans(config: ModbusConfig) -> Iterable[Span[Tag]]:
                     value=_meaning(point.table, device.layout(point)),
                     is_writable=point.writable,
                     is_attribute=is_attribute,
+                    report=point.report or device.report,
                 )
                 yield Span(
                     unit_id=device.unit_id,
@@ -270,6 +272,9 @@ def _poll(request: Request[Tag]) -> Poll:
         key=f"{request.unit_id}/{request.table}/{request.address}+{request.count}@{request.every_ms}",
         every_s=request.every_ms / 1000,
         unit=str(request.unit_id),
+        points=tuple(
+            PollPoint(device=span.point.device, key=span.point.key, report=span.point.report) for span in request.spans
+        ),
     )
 
 

@@ -62,6 +62,12 @@ def test_two_buses_on_one_line_are_refused_with_the_name_of_its_owner():
     assert len(fieldbus(modbus(host="plc"), other(host="plc", port=503)).devices()) == 2
 
 
+def test_a_serial_line_has_one_modbus_bus():
+    line = {"line": {"kind": "rtu", "device": "/dev/ttyUSB7"}}
+    with pytest.raises(ConfigError, match=r"the line /dev/ttyUSB7 belongs to bus 'modbus' already"):
+        fieldbus({**modbus(**line), "host": None}, {**other(**line), "host": None})
+
+
 def test_two_names_of_one_adapter_are_one_line(tmp_path):
     class Config(Settings):
         kind: str
