@@ -14,6 +14,7 @@ PARTS = (
     "store_commit",
     "uplink_drain",
     "modbus_poll",
+    "modbus_wire",
     "field_bus",
     "reconnects",
     "full_sync",
