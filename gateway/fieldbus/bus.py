@@ -352,7 +352,10 @@ class Bus:
 
     def _mark_good(self, unit: Unit) -> None:
         now_ms = self._clock.now_ms()
-        self._outage.answered(now_ms)
+        if self._outage.since_ms is not None:
+            self._outage.answered(now_ms)
+            if self._scheduler is not None:
+                self._scheduler.resume_all(self._clock.monotonic_s())
         unit.answers += 1
         if unit.outage.failures:
             unit.outage.answered(now_ms)

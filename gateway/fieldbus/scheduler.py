@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import heapq
 import math
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import Final
 
 from gateway.ports import Poll
@@ -110,10 +110,18 @@ class PollScheduler:
 
     def resume(self, unit: str, now_s: float) -> None:
         """The unit answers: what waits for the end of its suspension is due now."""
-        if self._suspended.pop(unit, now_s) <= now_s:
-            return
+        if self._suspended.pop(unit, now_s) > now_s:
+            self._let_go({unit}, now_s)
+
+    def resume_all(self, now_s: float) -> None:
+        """The line is back: units that are not suspended themselves are due now."""
+        if self._all_until_s > now_s:
+            self._all_until_s = now_s
+            self._let_go({turn.poll.unit for turn in self._turns.values()} - self._suspended.keys(), now_s)
+
+    def _let_go(self, units: Collection[str], now_s: float) -> None:
         for place, (due_s, rank, turn) in enumerate(self._waiting):
-            if turn.is_held and turn.poll.unit == unit:
+            if turn.is_held and turn.poll.unit in units:
                 self._waiting[place] = (min(due_s, now_s), rank, turn)
         heapq.heapify(self._waiting)
 

@@ -31,7 +31,7 @@ class FakeSession:
     def subscribe_attributes(self, is_on: bool) -> None:
         self.hears.add("attributes")
 
-    def subscribe_rpc(self, is_on: bool, again_s: float = 0.0) -> None:
+    def subscribe_rpc(self, is_on: bool, again_s: float = 0.0, *, confirms: bool = False) -> None:
         self.hears.add("rpc")
 
     def touch(self) -> None:

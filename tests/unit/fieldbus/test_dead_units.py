@@ -6,7 +6,7 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from gateway.errors import TransientError
+from gateway.errors import BusLost, TransientError
 from gateway.fieldbus.bus import Bus
 from gateway.fieldbus.outage import probe_wait_s
 from gateway.fieldbus.plugins import BusEntry
@@ -46,6 +46,7 @@ class Line(FakeBus):
         self.clock = clock
         self.dead, self.mute = set(), set()
         self.good, self.lost = [], []
+        self.broken_line = False
 
     async def read(self, poll):
         await self._exchange(poll.unit, poll.key)
@@ -58,6 +59,8 @@ class Line(FakeBus):
         return command.value
 
     async def _exchange(self, unit, key):
+        if self.broken_line:
+            raise BusLost("line: no connection")
         if unit in self.dead or key in self.mute:
             await self.clock.sleep(8 * BYTE_S + TIMEOUT_S)
             self.lost.append((self.clock.monotonic_s(), key))
@@ -165,3 +168,15 @@ def test_the_wait_grows_with_each_failure_and_with_the_number_of_the_silent():
     assert [probe_wait_s(1.0, failures, 1) for failures in (1, 2, 3, 4, 40)] == [0.0, 8.0, 32.0, 50.0, 50.0]
     assert probe_wait_s(1.0, 9, 4) == 100.0
     assert probe_wait_s(100.0, 9, 1) == 600.0
+
+
+async def test_a_call_that_is_answered_ends_the_wait_of_a_lost_line():
+    async with running("ab", 1.0, clock=FakeClock()) as (bus, line, until):
+        line.broken_line = True
+        await until(120)
+        lost = len(line.good)
+        line.broken_line = False
+        future = bus.submit(Write(device="a", key="t", value=3))
+        await until(121.5)
+        assert future.result() == 3
+        assert len(line.good) >= lost + 2

@@ -134,3 +134,15 @@ def test_a_unit_that_answers_is_read_at_once_and_not_at_the_end_of_its_suspensio
     assert drain(scheduler, 6.0) == "a"
     assert drain(scheduler, 7.0) == "a"
     assert scheduler.merged == 0
+
+
+def test_a_line_that_is_back_is_read_at_once_except_for_units_that_wait_for_themselves():
+    scheduler = PollScheduler([poll("a", unit="1"), poll("b", unit="2")], 0.0)
+    drain(scheduler, 0.0)
+    scheduler.suspend("2", 90.0)
+    scheduler.suspend_all(50.0)
+    assert drain(scheduler, 5.0) == ""
+    scheduler.resume_all(6.0)
+    assert drain(scheduler, 6.0) == "a"
+    assert drain(scheduler, 8.0) == "a"
+    assert scheduler.wait_s(8.0) < 1.0
