@@ -119,6 +119,10 @@ async def test_readings_up_and_commands_down(tmp_path, kind, release, request):
                 "deep": {"a": [1]},
             }
             assert (t3["type"], t3["label"], t3["credentials_type"]) == ("thermostat", "Hall", "ACCESS_TOKEN")
+            seen = await gateway.ask("/points?device=Boiler")
+            (temperature,) = [point for point in seen["points"] if point["key"] == "temperature"]
+            assert (temperature["quality"], temperature["missed"]) == ("good", 0)
+            assert temperature["value"] is not None
             t5 = await cloud.device("T5")
             assert t5["telemetry"]["temperature"] == {"ts": 1_700_000_000_000, "value": 7}
             assert t5["attributes"]["CLIENT_SCOPE"] == {"firmware": 1.2}  # numeric text becomes a number
