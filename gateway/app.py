@@ -98,7 +98,7 @@ class Gateway:
             rules.load_files()
             _restore_chains(rules, snapshot)
             pipeline = Pipeline(rules, committer, state, counters)
-            rpc = RpcDesk(pipeline, state, clock, counters)
+            rpc = RpcDesk(pipeline, state, clock, counters, config.rpc.strategy)
             inlet = Inlet(state, pipeline, committer, rpc, clock, counters)
             inlet.sub_devices.max_devices = config.broker.max_devices
             inlet.provisioning.local = configured_keys(config.provisioning)

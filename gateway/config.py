@@ -31,6 +31,7 @@ from pydantic import (
 )
 
 from gateway.domain.cloud_event import WhenFull
+from gateway.domain.rpc import RpcStrategy
 from gateway.errors import ConfigError
 
 Port = Annotated[int, Field(ge=0, le=65535)]
@@ -493,6 +494,12 @@ class ProvisioningConfig(Settings):
     )
 
 
+class RpcConfig(Settings):
+    """Calls to devices: whether a device's next one waits for the one before (`docs/devices.md`)."""
+
+    strategy: RpcStrategy = RpcStrategy.BURST
+
+
 class ApiConfig(Settings):
     """The local API behind `edge-gateway status` and `events`: a unix socket, so only local users of its group."""
 
@@ -523,6 +530,7 @@ class GatewayConfig(Settings):
     provisioning: ProvisioningConfig = ProvisioningConfig()
     buses: tuple[dict[str, Any], ...] = Field((), description="One entry a bus: `kind` selects the driver.")
     ota: OtaConfig = OtaConfig()
+    rpc: RpcConfig = RpcConfig()
     api: ApiConfig = ApiConfig()
     log: LogConfig = LogConfig()
 

@@ -22,6 +22,7 @@ from gateway.config import (
     MappingsConfig,
     OtaConfig,
     ProvisioningConfig,
+    RpcConfig,
     RulesConfig,
     SqliteStore,
 )
@@ -76,6 +77,7 @@ _SECTIONS: tuple[tuple[str, type[BaseModel], str], ...] = (
     ("rules", RulesConfig, ""),
     ("ota", OtaConfig, ""),
     ("provisioning", ProvisioningConfig, ""),
+    ("rpc", RpcConfig, ""),
     ("api", ApiConfig, ""),
     ("log", LogConfig, ""),
 )

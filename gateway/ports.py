@@ -127,9 +127,12 @@ class DeviceSession(Protocol):
         """Pushes wait for the subscription; then the device is told the newest value of what changed meanwhile."""
         ...
 
-    def subscribe_rpc(self, is_on: bool, again_s: float = 0.0) -> None:
+    def subscribe_rpc(self, is_on: bool, again_s: float = 0.0, *, confirms: bool = False) -> None:
         """Pending calls are handed over at once. Off with `again_s`: it will ask again within so many seconds, and
         counts as connected until then: a call waits for it.
+
+        `confirms`: `send_rpc` returns when the device acknowledges. A persisted call that it does not acknowledge is
+        handed over again, under the same number. Without it a call that was handed over counts as executed.
         """
         ...
 

@@ -326,7 +326,7 @@ class DeviceApi:
     def subscribe_rpc(self, family: Family) -> None:
         """Calls follow, in the spelling of the last subscription."""
         self._rpc_family = family
-        self._session.subscribe_rpc(True)
+        self._session.subscribe_rpc(True, confirms=True)
 
     # ── DeviceChannel: down ──
 

@@ -289,7 +289,7 @@ class GatewayApi:
     def _begin(self, sub: SubDevice, device: Device) -> DeviceSession:
         session = sub.session = self._desk.inlet.open_sub_session(device, sub)
         session.subscribe_attributes(True)
-        session.subscribe_rpc(True)
+        session.subscribe_rpc(True, confirms=True)
         return session
 
     def _made(self, sub: SubDevice, device: Device, done: Receipt) -> None:

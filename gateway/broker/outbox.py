@@ -119,6 +119,8 @@ class Outbox:
         while self._waiting and len(self._in_flight) + self._others < self._window:
             topic, payload, qos, is_retained, done = self._waiting.popleft()
             self._waiting_bytes -= len(payload) + len(topic)
+            if done is not None and done.cancelled():
+                continue  # nobody waits for it any more: a call that went out now would be executed late
             self._send_numbered(topic, payload, qos, is_retained, done)
 
     def _send_numbered(

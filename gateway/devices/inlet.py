@@ -51,6 +51,7 @@ class Session:
         "_inlet",
         "_last_receipt",
         "channel",
+        "confirms_rpc",
         "device",
         "hears_attributes",
         "hears_rpc",
@@ -68,7 +69,7 @@ class Session:
         self.id = uuid4()
         self.is_open = True
         self.hears_attributes = False
-        self.hears_rpc = False
+        self.hears_rpc = self.confirms_rpc = False
         self._expected_s = 0.0  # until when it counts as connected though it does not ask now
         self.opened_ms = self.last_activity_ms = now_ms
         self.readings = 0
@@ -163,9 +164,11 @@ class Session:
             # Behind everything that is on its way to the disk: only then are the newest values known.
             self._inlet.pipeline.commit(()).add_done_callback(lambda _: self._inlet.deliver_owed(self))
 
-    def subscribe_rpc(self, is_on: bool, again_s: float = 0.0) -> None:
+    def subscribe_rpc(self, is_on: bool, again_s: float = 0.0, *, confirms: bool = False) -> None:
         """Pending calls are handed over at once; with `again_s` they wait for it so long."""
         self.hears_rpc = is_on
+        if is_on:
+            self.confirms_rpc = confirms
         self._expected_s = self._inlet.clock.monotonic_s() + again_s
         if is_on:
             self._inlet.rpc.device_listens(self.device.id)

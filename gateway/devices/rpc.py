@@ -3,6 +3,9 @@
 A call from the cloud is durable before it is acknowledged (state QUEUED), SENT before it is handed to the
 device, and DONE together with its answer's cloud event. After a restart a call that was SENT is answered
 with TIMEOUT and never executed again; a QUEUED one is still executed while its deadline allows.
+
+A persisted call that the device does not acknowledge is handed over again, see `gateway.devices.handover`: at least
+once. One that it has acknowledged is DELIVERED, and is not.
 """
 
 from __future__ import annotations
@@ -17,13 +20,27 @@ from uuid import UUID
 
 import orjson
 
+from gateway.devices.handover import (
+    ACK_WAIT_S,
+    MAX_RETRIES,
+    RESPONSE_WAIT_S,
+    Lines,
+    NotAcknowledgedError,
+    Progress,
+    Turn,
+    one_of,
+    one_within,
+    order_of,
+    progress_from,
+    state_when_sent,
+)
 from gateway.devices.load import Load
 from gateway.devices.waiting import within
 from gateway.domain.changes import AppendEvent, Change, SaveRpc
 from gateway.domain.cloud_event import Action, CloudEvent, Lane
 from gateway.domain.entity import EntityId, Json
 from gateway.domain.message import Message, MessageType
-from gateway.domain.rpc import RpcError, RpcRequest, RpcResponse, RpcState
+from gateway.domain.rpc import RpcError, RpcRequest, RpcResponse, RpcState, RpcStrategy
 from gateway.errors import TransientError
 from gateway.ports import FINISHED_RPCS, Clock, Outcome, Receipt, RuleCall, RuleReply, Snapshot
 from gateway.supervise import Counters
@@ -51,6 +68,8 @@ class _Open:
 
     request: RpcRequest
     resume: Callable[[RpcResponse], Outcome]
+    turn: Turn
+    progress: Progress
     listening: asyncio.Event = field(default_factory=asyncio.Event)
     answer: asyncio.Future[RpcResponse] | None = None
     was_sent: bool = False
@@ -61,8 +80,18 @@ class RpcDesk:
 
     name = "rpc"
 
-    def __init__(self, pipeline: Pipeline, state: State, clock: Clock, counters: Counters) -> None:
+    def __init__(
+        self,
+        pipeline: Pipeline,
+        state: State,
+        clock: Clock,
+        counters: Counters,
+        strategy: RpcStrategy = RpcStrategy.BURST,
+    ) -> None:
         self._pipeline, self._state, self._clock, self._counters = pipeline, state, clock, counters
+        self._lines = Lines(strategy)
+        self._progress: dict[UUID, Progress] = {}
+        self._last_order = 0
         self.session_of: Callable[[UUID], Session | None] = lambda _: None
         self._open: dict[tuple[UUID, int], _Open] = {}
         self._load = Load(MAX_OPEN, MAX_OPEN_OF_DEVICE)  # open ones, and those on their way through the rules
@@ -94,15 +123,17 @@ class RpcDesk:
         """
         for request_uuid in reversed(snapshot.finished_rpcs):
             self._remember(request_uuid)
-        for request_uuid, _device_id, state, expires_ms, kept in snapshot.open_rpcs:
+        for request_uuid, _, state, expires_ms, kept in sorted(snapshot.open_rpcs, key=order_of):
             request = _request_from(kept, request_uuid)
             self._remember(request_uuid)
-            if state == RpcState.SENT or expires_ms <= self._clock.now_ms():
+            progress = progress_from(kept, state)
+            if progress is None or expires_ms <= self._clock.now_ms():
                 self._pipeline.commit(self._answer_changes(request, RpcResponse(error=RpcError.TIMEOUT)))
             elif self._state.device(request.device_id) is None:
                 self._pipeline.commit(self._answer_changes(request, RpcResponse(error=RpcError.NOT_FOUND)))
             else:
-                self._enter(request)
+                self._last_order = max(self._last_order, progress.order)
+                self._enter(request, progress)
 
     def call_device(self, request: RpcRequest) -> Receipt | None:
         """A call from the cloud: its receipt, or None when it was here before."""
@@ -130,14 +161,15 @@ class RpcDesk:
         if not self._load.has_room(request.device_id):
             self._counters.add("rpc.refused")
             return self._refuse(request, RpcError.INTERNAL)
-        return self._enter(request)
+        self._last_order = max(self._clock.now_ms(), self._last_order + 1)
+        return self._enter(request, Progress(self._last_order))
 
     def _refuse(self, request: RpcRequest, error: RpcError) -> Receipt:
         """It was never taken: the caller is told, of a persisted call as well (no id has been sent for it)."""
         event = _answer_event(request, RpcResponse(error=error), self._clock.now_ms())
         return self._pipeline.commit([*self._state_change(request, RpcState.DONE), event])
 
-    def _enter(self, request: RpcRequest) -> Receipt:
+    def _enter(self, request: RpcRequest, progress: Progress) -> Receipt:
         device = self._state.device(request.device_id)
         metadata = {
             "requestUUID": str(request.request_uuid),
@@ -164,7 +196,10 @@ class RpcDesk:
             ts_ms=self._clock.now_ms(),
         )
         self._load.enter(request.device_id)
-        receipt = self._pipeline.run([message], first=self._state_change(request, RpcState.QUEUED))
+        if request.request_uuid is not None:
+            self._progress[request.request_uuid] = progress
+        state = RpcState.TIMEOUT if progress.was_sent else RpcState.QUEUED
+        receipt = self._pipeline.run([message], first=self._state_change(request, state))
         receipt.add_done_callback(lambda done: self._check_routed(done, request))
         return receipt
 
@@ -174,6 +209,8 @@ class RpcDesk:
         uuid = request.request_uuid
         if uuid in self._routed:
             self._routed.discard(uuid)
+        elif uuid is not None and (done.cancelled() or done.exception() is not None):
+            self._progress.pop(uuid, None)
         elif not done.cancelled() and done.exception() is None:
             self._counters.add("rpc.unrouted")
             log.warning("rpc: no rule sent the call %r on to its device", request.method)
@@ -193,7 +230,10 @@ class RpcDesk:
             return
         rpc_id = self._next_id.get(device_id, 0)
         self._next_id[device_id] = (rpc_id + 1) & 0x7FFFFFFF
-        entry = _Open(call.request, call.resume)
+        progress = Progress()
+        if call.request.is_from_cloud and call.request.request_uuid is not None:
+            progress = self._progress.get(call.request.request_uuid, progress)
+        entry = _Open(call.request, call.resume, self._lines.enter(device_id), progress, was_sent=progress.was_sent)
         self._open[device_id, rpc_id] = entry
         self._load.enter(device_id)
         self._tasks.create_task(self._conduct(device_id, rpc_id, entry), name=f"rpc {call.request.method}")
@@ -201,7 +241,7 @@ class RpcDesk:
     async def _conduct(self, device_id: UUID, rpc_id: int, entry: _Open) -> None:
         request = entry.request
         try:
-            if request.is_persisted and request.is_from_cloud:
+            if request.is_persisted and request.is_from_cloud and not entry.progress.was_sent:
                 text = orjson.dumps({"rpcId": str(request.request_uuid)}).decode()
                 self._pipeline.commit([_answer_event(request, RpcResponse(response=text), self._clock.now_ms())])
             left_s = (request.expires_ms - self._clock.now_ms()) / 1000
@@ -218,9 +258,10 @@ class RpcDesk:
         finally:
             self._open.pop((device_id, rpc_id), None)
             self._load.leave(device_id)
+            entry.turn.pass_on()
 
     async def _talk(self, device_id: UUID, rpc_id: int, entry: _Open) -> RpcResponse:
-        """Hand the call over (again after a lost connection) and wait for the answer."""
+        """Hand the call over (again after a lost connection, or a missing acknowledgement) and wait for the answer."""
         request = entry.request
         while True:
             # Cleared before looking: who subscribes from here on wakes us, also while an older connection is given up.
@@ -230,31 +271,100 @@ class RpcDesk:
                 is_away = session is None or not session.asks_again
                 if is_away and request.is_oneway and not request.is_persisted:
                     return RpcResponse(error=RpcError.NO_ACTIVE_CONNECTION)
-                await entry.listening.wait()
+                if (late := await self._heard(entry)) is not None:
+                    return late
                 continue
-            if not entry.was_sent:
-                entry.was_sent = True
-                if request.is_from_cloud:
-                    await asyncio.shield(self._pipeline.commit(self._state_change(request, RpcState.SENT)))
-                    if request.expires_ms <= self._clock.now_ms():  # the disk took too long: never executed
-                        return RpcResponse(error=RpcError.TIMEOUT)
-            entry.answer = asyncio.get_running_loop().create_future()
+            if not entry.turn.is_here:
+                await entry.turn.wait()
+                continue
+            is_first, entry.was_sent = not entry.was_sent, True
+            if (is_first or request.is_persisted) and request.is_from_cloud:
+                state = state_when_sent(request, confirms=session.confirms_rpc)
+                await asyncio.shield(self._pipeline.commit(self._state_change(request, state)))
+            if request.expires_ms <= self._clock.now_ms():  # the disk took too long: never executed
+                return RpcResponse(error=RpcError.TIMEOUT)
+            entry.answer = entry.answer or asyncio.get_running_loop().create_future()
             try:
-                answer = await session.channel.send_rpc(rpc_id, request)
-            except TransientError:
-                await entry.listening.wait()
+                answer = await self._hand_over(session, rpc_id, entry, entry.answer)
+            except TransientError as error:
+                if request.is_persisted and not self._tries_again(entry, is_counted=session.confirms_rpc):
+                    return RpcResponse(error=RpcError.TIMEOUT)
+                is_at_once = self._lines.is_sequential and isinstance(error, NotAcknowledgedError)
+                if not is_at_once and (late := await self._heard(entry)) is not None:
+                    return late
                 continue
             if answer is not None:
                 return answer
             if request.is_oneway:
                 return RpcResponse(response="{}")
-            return await entry.answer
+            return await self._answer(session, entry, entry.answer)
+
+    async def _heard(self, entry: _Open) -> RpcResponse | None:
+        """Returns when the device listens anew, or with the answer to a call it has not acknowledged."""
+        listening = asyncio.ensure_future(entry.listening.wait())
+        try:
+            await one_of(listening, *([entry.answer] if entry.answer else []))
+        finally:
+            listening.cancel()
+        return entry.answer.result() if entry.answer is not None and entry.answer.done() else None
+
+    async def _hand_over(
+        self, session: Session, rpc_id: int, entry: _Open, answer: asyncio.Future[RpcResponse]
+    ) -> RpcResponse | None:
+        """The device has it: None, or its answer.
+
+        Raises:
+            TransientError: It does not have it, or (`NotAcknowledgedError`) a persisted call may not have arrived.
+        """
+        if answer.done():  # meanwhile, to an earlier sending
+            return answer.result()
+        delivery = asyncio.ensure_future(session.channel.send_rpc(rpc_id, entry.request))
+        try:
+            if session.confirms_rpc and not await one_within(self._clock, ACK_WAIT_S, delivery, answer):
+                self._counters.add("rpc.not_acknowledged")
+                if entry.request.is_persisted:
+                    raise NotAcknowledgedError(f"no acknowledgement within {ACK_WAIT_S:g} s")
+                entry.turn.pass_on()
+            await one_of(delivery, answer)
+            if not answer.done():
+                return await delivery
+            if delivery.done():
+                delivery.exception()  # its connection ended, and the answer was faster
+            return answer.result()
+        finally:
+            delivery.cancel()
+
+    def _tries_again(self, entry: _Open, *, is_counted: bool) -> bool:
+        """A persisted call that the device may not have: False when it was tried often enough."""
+        request, progress = entry.request, entry.progress
+        if is_counted and progress.retries >= MAX_RETRIES:
+            self._counters.add("rpc.given_up")
+            device = self._state.device(request.device_id)
+            name = device.name if device else request.device_id
+            text = "rpc: device %r did not acknowledge the persisted call %r, which was sent %d times; it has failed"
+            log.warning(text, name, request.method, MAX_RETRIES + 1)
+            return False
+        progress.retries += is_counted
+        if request.is_from_cloud:
+            self._pipeline.commit(self._state_change(request, RpcState.TIMEOUT))
+        return True
+
+    async def _answer(self, session: Session, entry: _Open, answer: asyncio.Future[RpcResponse]) -> RpcResponse:
+        """The device has the call: wait for what it says."""
+        request = entry.request
+        if session.confirms_rpc and request.is_persisted and request.is_from_cloud:
+            self._pipeline.commit(self._state_change(request, RpcState.DELIVERED))
+        if self._lines.waits_for_answers:
+            await one_within(self._clock, RESPONSE_WAIT_S, answer)
+        entry.turn.pass_on()
+        return await answer
 
     def answered(self, device_id: UUID, rpc_id: int, response: str) -> Receipt:
         """The device's answer; the receipt is done when the answer's event is durable."""
         entry = self._open.get((device_id, rpc_id))
-        if entry is not None and entry.answer is not None and not entry.answer.done():
-            entry.answer.set_result(RpcResponse(response=response))
+        answer = None if entry is None or entry.request.is_oneway else entry.answer
+        if answer is not None and not answer.done():
+            answer.set_result(RpcResponse(response=response))
         else:
             self._counters.add("rpc.stale_answers")
         return self._pipeline.commit(())
@@ -339,6 +449,10 @@ class RpcDesk:
             "is_oneway": request.is_oneway,
             "is_persisted": request.is_persisted,
         }
+        if state is RpcState.DONE:
+            self._progress.pop(request.request_uuid, None)
+        elif progress := self._progress.get(request.request_uuid):
+            kept |= {"order": progress.order, "retries": progress.retries}
         return [SaveRpc(request.request_uuid, request.device_id, state, request.expires_ms, kept)]
 
     def _answer_changes(self, request: RpcRequest, response: RpcResponse) -> list[Change]:

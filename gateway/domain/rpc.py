@@ -47,8 +47,22 @@ class RpcResponse:
 
 
 class RpcState(StrEnum):
-    """Where a call stands; the store keeps it so that a repeated downlink calls the device once."""
+    """Where a call stands; the store keeps it so that a repeated downlink calls the device once.
+
+    A persisted call is DELIVERED when the device has it, and in TIMEOUT while it was sent, was not acknowledged, and
+    waits to be sent again. DONE is every end.
+    """
 
     QUEUED = "QUEUED"
     SENT = "SENT"
+    DELIVERED = "DELIVERED"
+    TIMEOUT = "TIMEOUT"
     DONE = "DONE"
+
+
+class RpcStrategy(StrEnum):
+    """When the next call to the same device goes out; the names are ThingsBoard's."""
+
+    BURST = "BURST"
+    SEQUENTIAL_ON_ACK_FROM_DEVICE = "SEQUENTIAL_ON_ACK_FROM_DEVICE"
+    SEQUENTIAL_ON_RESPONSE_FROM_DEVICE = "SEQUENTIAL_ON_RESPONSE_FROM_DEVICE"

@@ -15,7 +15,7 @@ from gateway.domain.changes import AppendEvent, SaveDevice
 from gateway.domain.cloud_event import CloudEvent
 from gateway.domain.entity import Credentials, Device, time_uuid
 from gateway.domain.message import Message
-from gateway.domain.rpc import RpcRequest, RpcResponse
+from gateway.domain.rpc import RpcRequest, RpcResponse, RpcStrategy
 from gateway.errors import TransientError
 from gateway.ports import Outcome, RuleCall, Snapshot
 from gateway.supervise import Counters
@@ -87,14 +87,14 @@ class FakeChannel:
 class House:
     """Everything wired; `serve()` as a task is up to the test's `async with`."""
 
-    def __init__(self, snapshot: Snapshot | None = None) -> None:
+    def __init__(self, snapshot: Snapshot | None = None, strategy: RpcStrategy = RpcStrategy.BURST) -> None:
         self.clock = FakeClock()
         self.counters = Counters()
         self.committer = FakeCommitter()
         self.rules = FakeRules()
         self.state = State(snapshot or Snapshot())
         self.pipeline = Pipeline(self.rules, self.committer, self.state, self.counters)
-        self.rpc = RpcDesk(self.pipeline, self.state, self.clock, self.counters)
+        self.rpc = RpcDesk(self.pipeline, self.state, self.clock, self.counters, strategy)
         self.inlet = Inlet(self.state, self.pipeline, self.committer, self.rpc, self.clock, self.counters)
         self.commands = Commands(self.state, self.pipeline, self.inlet, self.rpc, self.clock)
         self._task: asyncio.Task[None] | None = None

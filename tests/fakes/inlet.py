@@ -25,7 +25,7 @@ class FakeSession:
         self.answers: list[tuple[int, str]] = []
         self.calls: list[tuple[int, str, Any]] = []
         self.is_open = True
-        self.has_attributes = self.has_rpc = False
+        self.has_attributes = self.has_rpc = self.confirms_rpc = False
         self.touches = 0
         self.attributes = inlet.attributes
         self.silences = 0
@@ -63,8 +63,8 @@ class FakeSession:
     def subscribe_attributes(self, is_on: bool) -> None:
         self.has_attributes = is_on
 
-    def subscribe_rpc(self, is_on: bool, again_s: float = 0.0) -> None:
-        self.has_rpc = is_on
+    def subscribe_rpc(self, is_on: bool, again_s: float = 0.0, *, confirms: bool = False) -> None:
+        self.has_rpc, self.confirms_rpc = is_on, confirms
 
     def touch(self) -> None:
         self.touches += 1

@@ -395,6 +395,7 @@ async def test_only_the_known_filters_are_granted(version, no):
         assert await peer.receive() == Suback(4, [1, no, 0, no, no, 1, no])
         assert session.has_attributes
         assert session.has_rpc
+        assert session.confirms_rpc
         peer.send(encode.unsubscribe(version, 5, [ATTRIBUTES, ATTRIBUTES, "#", "v1/devices/me/+"]))
         assert await peer.receive() == Unsuback(5, [0, 0x11, 0x11, 0x8F] if version == 5 else [])
         assert not session.has_attributes

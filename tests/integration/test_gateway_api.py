@@ -55,6 +55,7 @@ async def test_telemetry_of_several_devices_is_one_acknowledgement_when_all_are_
         assert here.inlet.sub("B").posted[0][0].values == {"t": 2}
         assert here.inlet.sub("A").has_attributes
         assert here.inlet.sub("A").has_rpc
+        assert here.inlet.sub("A").confirms_rpc
 
 
 async def test_connect_names_the_profile_and_disconnect_ends_the_session():

@@ -120,6 +120,7 @@ async def test_online_and_offline_come_from_last_wills():
         session = here.inlet.sub("plug")
         assert session.is_open
         assert session.has_rpc
+        assert not session.confirms_rpc
         await here.clock.advance(70)
         assert session.is_open  # it has a will: silence says nothing
         device.writer.close()
