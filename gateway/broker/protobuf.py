@@ -71,7 +71,7 @@ class Codec:
             PayloadError: Not this message.
         """
         tree: dict[str, Json] = json_format.MessageToDict(
-            _decode(self._class, payload), always_print_fields_with_no_presence=True
+            decode(self._class, payload), always_print_fields_with_no_presence=True
         )
         return tree
 
@@ -113,7 +113,7 @@ def attribute_keys(payload: bytes) -> tuple[list[str] | None, list[str] | None]:
     Raises:
         PayloadError: Not this message.
     """
-    message = _decode(_classes_fixed["AttributeRequest"], payload)
+    message = decode(_classes_fixed["AttributeRequest"], payload)
     client, shared = (text.split(",") if text else None for text in (message.clientKeys, message.sharedKeys))
     return ([], []) if client is None and shared is None else (client, shared)
 
@@ -124,7 +124,7 @@ def client_rpc(payload: bytes) -> tuple[str, Json]:
     Raises:
         PayloadError: Not this message; fatal without a method.
     """
-    message = _decode(_classes_fixed["RpcRequest"], payload)
+    message = decode(_classes_fixed["RpcRequest"], payload)
     if not message.method:
         raise PayloadError('an RPC request needs a "method"', is_fatal=True)
     if not message.params:
@@ -141,7 +141,7 @@ def claim(payload: bytes) -> tuple[str, int]:
     Raises:
         PayloadError: Not this message.
     """
-    message = _decode(_classes_fixed["Claim"], payload)
+    message = decode(_classes_fixed["Claim"], payload)
     return message.secretKey, message.durationMs
 
 
@@ -154,8 +154,8 @@ def rpc_response(request_id: int, text: str) -> bytes:
 def attribute_response(request_id: int, client: Mapping[str, Value], shared: Mapping[str, Value], now_ms: int) -> bytes:
     """Attributes that were found, with the time of the answer."""
     message = _classes_fixed["AttributeResponse"](requestId=request_id, isMultipleAttributesRequest=True)
-    _add(message.clientAttributeList, client, now_ms)
-    _add(message.sharedAttributeList, shared, now_ms)
+    add_values(message.clientAttributeList, client, now_ms)
+    add_values(message.sharedAttributeList, shared, now_ms)
     body: bytes = message.SerializeToString()
     return body
 
@@ -163,12 +163,13 @@ def attribute_response(request_id: int, client: Mapping[str, Value], shared: Map
 def attribute_update(values: Mapping[str, Value], deleted: Sequence[str], now_ms: int) -> bytes:
     """A push of changed or deleted shared attributes, with the time of the push."""
     message = _classes_fixed["AttributeUpdate"](sharedDeleted=deleted)
-    _add(message.sharedUpdated, values, now_ms)
+    add_values(message.sharedUpdated, values, now_ms)
     body: bytes = message.SerializeToString()
     return body
 
 
-def _add(into: Any, values: Mapping[str, Value], now_ms: int) -> None:
+def add_values(into: Any, values: Mapping[str, Value], now_ms: int) -> None:
+    """To a list of TsKv messages."""
     for key, value in values.items():
         item = into.add(ts=now_ms)
         item.kv.key = key
@@ -184,7 +185,17 @@ def _add(into: Any, values: Mapping[str, Value], now_ms: int) -> None:
             item.kv.type, item.kv.json_v = 4, orjson.dumps(value).decode()
 
 
-def _decode(kind: Any, payload: bytes) -> Any:
+def fixed_messages(text: str) -> Mapping[str, Any]:
+    """Classes by name of more fixed messages, which may use the ones of this module."""
+    return _classes(parse_schema(_FIXED + text))
+
+
+def decode(kind: Any, payload: bytes) -> Any:
+    """A message of one of these classes.
+
+    Raises:
+        PayloadError: Not this message.
+    """
     try:
         return kind.FromString(payload)
     except DecodeError as error:

@@ -27,7 +27,8 @@ from gateway.broker.packets import (
     Subscribe,
     Unsubscribe,
 )
-from gateway.domain.onboarding import PROVISION_USER, ProvisionStatus, parse_provision, provision_json
+from gateway.broker.provision_forms import read_request
+from gateway.domain.onboarding import PROVISION_USER, ProvisionStatus
 from gateway.domain.payloads import PayloadError
 
 log = logging.getLogger(__name__)
@@ -105,7 +106,8 @@ class ProvisionSession:
     async def _request(self, packet: Publish) -> None:
         """The answer, and the PUBACK before it, when everything is durable."""
         try:
-            answer = await self._desk.inlet.provision(parse_provision(packet.payload))
+            request, write = read_request(packet.payload)
+            answer = await self._desk.inlet.provision(request)
         except PayloadError:
             self._desk.counters.add("broker.bad_payloads")
             self._acknowledge(packet)
@@ -119,7 +121,7 @@ class ProvisionSession:
         elif answer.status is ProvisionStatus.SUCCESS:
             self._desk.doorkeeper.accepted(self._address)
         self._acknowledge(packet)
-        self._outbox.publish(RESPONSE, provision_json(answer), self._qos)
+        self._outbox.publish(RESPONSE, write(answer), self._qos)
         self._answered_s = self._desk.clock.monotonic_s()
         if self._is_blocked():
             self._close(_NOT_AUTHORIZED)
