@@ -16,6 +16,7 @@ import orjson
 from gateway.broker import encode
 from gateway.broker.desk import Desk
 from gateway.broker.gateway_api import GatewayApi
+from gateway.broker.gateway_forms import GatewayForms
 from gateway.broker.gateway_packet import Verdict
 from gateway.broker.ota import PackageChunks
 from gateway.broker.outbox import Outbox
@@ -75,7 +76,16 @@ class DeviceApi:
         )
         self.gateway: GatewayApi | None = None
         if device.is_gateway:
-            self.gateway = GatewayApi(desk, self._session, version, outbox, self.granted, self._answer_late, self._ask)
+            self.gateway = GatewayApi(
+                desk,
+                self._session,
+                version,
+                outbox,
+                self.granted,
+                self._answer_late,
+                self._ask,
+                self._gateway_forms,
+            )
 
     @property
     def session(self) -> DeviceSession:
@@ -89,6 +99,10 @@ class DeviceApi:
         if profile is not self._profile or profile is None:
             self._profile = profile
             self._transport = self._desk.transports.of(profile, device.type)
+
+    def _gateway_forms(self) -> GatewayForms:
+        self.refresh()
+        return self._transport.gateway
 
     def filter_kind(self, topic_filter: str) -> tuple[FilterKind, Family]:
         """What a subscription of this device is good for."""

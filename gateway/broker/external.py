@@ -26,6 +26,7 @@ from paho.mqtt.subscribeoptions import SubscribeOptions
 
 from gateway.broker.desk import Desk
 from gateway.broker.gateway_api import ATTRIBUTES, RPC, GatewayApi
+from gateway.broker.gateway_forms import EVERYTHING_JSON
 from gateway.broker.gateway_packet import Verdict
 from gateway.broker.mapped import Mapped, native_rules
 from gateway.broker.mapping import Rules
@@ -323,7 +324,9 @@ class _Life:
                 congested=lambda: None,
                 local=None,
             )
-            self._gateway = GatewayApi(desk, self._session, 4, self, {}, self._answer_gateway, self._ask)
+            self._gateway = GatewayApi(
+                desk, self._session, 4, self, {}, self._answer_gateway, self._ask, lambda: EVERYTHING_JSON
+            )
 
     def _subscribe(self, filters: list[str]) -> None:
         is_5 = self._config.version == "5"

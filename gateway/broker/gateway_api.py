@@ -13,6 +13,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from gateway.broker import gateway_payloads as forms
+from gateway.broker.gateway_forms import GatewayForm, GatewayForms, Members
 from gateway.broker.gateway_metrics import Latencies
 from gateway.broker.gateway_packet import Trouble, Verdict, WaitingPacket
 from gateway.domain import payloads
@@ -58,16 +59,16 @@ class SubDevice:
 
     def send_attributes(self, values: Mapping[str, Value]) -> None:
         """Changed shared attributes."""
-        self._api.send(ATTRIBUTES, forms.attributes_json(self.name, values))
+        self._api.send(ATTRIBUTES, self._api.form_down().attribute_update(self.name, values, self._api.now_ms()))
 
     def send_attributes_deleted(self, keys: Sequence[str]) -> None:
         """Deleted shared attributes."""
-        self._api.send(ATTRIBUTES, forms.deleted_json(self.name, keys))
+        self._api.send(ATTRIBUTES, self._api.form_down().attributes_deleted(self.name, keys))
 
     def send_rpc(self, rpc_id: int, request: RpcRequest) -> Awaitable[RpcResponse | None]:
         """A call; the answer comes as a publish."""
         done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._api.send(RPC, forms.rpc_request_json(self.name, rpc_id, request), done)
+        self._api.send(RPC, self._api.form_down().rpc_request(self.name, rpc_id, request), done)
         return done
 
     def close(self, reason: str) -> None:
@@ -87,13 +88,16 @@ class GatewayApi:
         granted: Mapping[str, int],
         answer: Callable[[Publish, Receipt, Callable[[], Verdict]], None],
         ask: Callable[[Awaitable[None]], None],
+        forms_now: Callable[[], GatewayForms],
     ) -> None:
         """`answer` acknowledges a packet by the verdict that is known when its receipt is done; `ask` answers a
-        question in its own time; `granted` is the QoS of each subscription.
+        question in its own time; `granted` is the QoS of each subscription; `forms_now` is what the profile asks for.
         """
         self._desk, self._session, self._version = desk, session, version
         self._outbox, self._granted, self._answer, self._ask = outbox, granted, answer, ask
+        self._forms_now = forms_now
         self._cast = desk.config.json_type_cast
+        self.now_ms = desk.clock.now_ms
         self._subs: dict[str, SubDevice] = {}
         self._latencies = Latencies(desk, session)
         self._touched_s = 0.0
@@ -142,6 +146,10 @@ class GatewayApi:
             if sub.session is not None:
                 sub.session.close()
 
+    def form_down(self) -> GatewayForm:
+        """How what goes down is written."""
+        return self._forms_now().down
+
     def devices(self) -> int:
         """How many devices are open."""
         return len(self._subs)
@@ -158,11 +166,11 @@ class GatewayApi:
     # ── topics ──
 
     def _connect(self, packet: Publish, waiting: WaitingPacket) -> None:
-        name, profile = forms.parse_connect(packet.payload)
+        name, profile = self._forms_now().up.connect(packet.payload)
         self._do(packet, waiting, name, _nothing, profile)
 
     def _disconnect(self, packet: Publish, waiting: WaitingPacket) -> None:
-        sub = self._subs.get(forms.parse_disconnect(packet.payload))
+        sub = self._subs.get(self._forms_now().up.disconnect(packet.payload))
         if sub is None:
             return
         if sub.session is not None:
@@ -180,9 +188,11 @@ class GatewayApi:
         latencies: list[forms.Latency] = []
         now_ms = self._desk.clock.now_ms()
         subs = self._subs
-        for name, tree in self._devices_in(packet, waiting, list):
+        members = self._forms_now().up.telemetry_members(packet.payload, self._cast)
+        form = members.form
+        for name, said in self._devices_in(packet, waiting, members):
             try:
-                items = forms.telemetry(tree, now_ms, self._cast, left_out, latencies)
+                items = form.telemetry(said, now_ms, self._cast, left_out, latencies)
             except payloads.PayloadError as error:
                 self._invalid(packet, waiting, name, error)
                 continue
@@ -198,9 +208,10 @@ class GatewayApi:
 
     def _attributes(self, packet: Publish, waiting: WaitingPacket) -> None:
         left_out: list[str] = []
-        for name, tree in self._devices_in(packet, waiting, dict):
+        members = self._forms_now().up.attribute_members(packet.payload, self._cast)
+        for name, said in self._devices_in(packet, waiting, members):
             try:
-                values = payloads.typed_values(tree, self._cast, left_out)
+                values = members.form.attributes(said, self._cast, left_out)
             except payloads.PayloadError as error:
                 self._invalid(packet, waiting, name, error)
                 continue
@@ -208,20 +219,21 @@ class GatewayApi:
         self._keys_left_out(packet, left_out)
 
     def _claim(self, packet: Publish, waiting: WaitingPacket) -> None:
-        for name, tree in self._devices_in(packet, waiting, dict):
+        members = self._forms_now().up.claim_members(packet.payload, self._cast)
+        for name, said in self._devices_in(packet, waiting, members):
             try:
-                secret_key, duration_ms = forms.parse_claim(tree)
+                secret_key, duration_ms = members.form.claim(said)
             except payloads.PayloadError as error:
                 self._invalid(packet, waiting, name, error)
                 continue
             self._do(packet, waiting, name, _claimed(secret_key, duration_ms))
 
     def _attribute_question(self, packet: Publish, waiting: WaitingPacket) -> None:
-        question = forms.parse_attribute_question(packet.payload)
+        question = self._forms_now().up.question(packet.payload)
         self._do(packet, waiting, question.device, lambda session: self._ask(self._send_found(session, question)))
 
     def _rpc_answer(self, packet: Publish, waiting: WaitingPacket) -> None:
-        name, rpc_id, text = forms.parse_rpc_answer(packet.payload)
+        name, rpc_id, text = self._forms_now().up.rpc_answer(packet.payload)
         self._do(packet, waiting, name, lambda session: session.answer_rpc(rpc_id, text))
 
     _HANDLERS: Final[Mapping[str, Callable[[GatewayApi, Publish, WaitingPacket], None]]] = {
@@ -240,16 +252,16 @@ class GatewayApi:
             list(keys) if is_client or not keys else None, None if is_client and keys else list(keys)
         )
         if not self._is_closed:
-            self.send(ATTRIBUTES_RESPONSE, forms.attribute_answer_json(question, client, shared))
+            self.send(ATTRIBUTES_RESPONSE, self.form_down().attribute_answer(question, client, shared, self.now_ms()))
 
     # ── devices ──
 
-    def _devices_in(self, packet: Publish, waiting: WaitingPacket, kind: type) -> Sequence[tuple[str, Any]]:
+    def _devices_in(self, packet: Publish, waiting: WaitingPacket, of: Members) -> Sequence[tuple[str, Any]]:
         """The usable members of a packet; those beyond the bound are refused."""
-        members, skipped = forms.parse_devices(packet.payload, kind, self._cast)
+        members, skipped = of.usable, of.skipped
         if skipped:
             self._desk.counters.add("broker.gateway_members_skipped", skipped)
-            self._complain(packet, f"{skipped} members are skipped: no name, or not {_KINDS[kind]}")
+            self._complain(packet, f"{skipped} members are skipped: no name, or not {of.wanted}")
         if len(members) > MAX_DEVICES_OF_PACKET:
             self._refuse(packet, waiting, Trouble.QUOTA, f"more than {MAX_DEVICES_OF_PACKET} devices in one packet")
         return members[:MAX_DEVICES_OF_PACKET]
@@ -320,7 +332,7 @@ class GatewayApi:
             self._complain(packet, str(error))
             self._desk.counters.add("broker.gateway_data_refused")
             if self._version == 5 and waiting.worst is Trouble.FAILED:
-                self.send(DISCONNECT, forms.disconnect_json(name, forms.OTHER_ERROR))
+                self.send(DISCONNECT, self.form_down().disconnected(name, forms.OTHER_ERROR))
         return waiting.verdict(packet.qos)
 
     def _invalid(self, packet: Publish, waiting: WaitingPacket, name: str, error: payloads.PayloadError) -> None:
@@ -340,9 +352,6 @@ class GatewayApi:
 
     def _complain(self, packet: Publish, reason: str) -> None:
         self._desk.complaints.bad(self._gateway, packet.topic, reason)
-
-
-_KINDS: Final[dict[type, str]] = {list: "an array", dict: "an object"}
 
 
 def _nothing(_: DeviceSession) -> None:

@@ -15,6 +15,13 @@ from typing import Any, Final
 from uuid import UUID
 
 from gateway.broker.forms import JSON, CompatibleForm, Form, ProtobufForm, Schemas
+from gateway.broker.gateway_forms import (
+    COMPATIBLE_GATEWAY,
+    EVERYTHING_JSON,
+    JSON_GATEWAY,
+    PROTOBUF_GATEWAY,
+    GatewayForms,
+)
 from gateway.broker.topic_tree import is_valid_filter
 from gateway.broker.topics import V1, Family, FilterKind, Intent, PublishTopic, filter_kind, publish_topic
 from gateway.config import ProfileConfig
@@ -47,6 +54,13 @@ class Transport:
         usual: Form = CompatibleForm(schemas) if is_compatible else forced if is_protobuf else JSON
         self.forms: Mapping[str, Form] = {"": usual, "json": JSON, "protobuf": forced}
         self._is_v1_down_json = is_compatible and payload.get("useJsonPayloadFormatForDefaultDownlinkTopics") is True
+        if not is_protobuf:
+            self.gateway = EVERYTHING_JSON
+        else:
+            self.gateway = GatewayForms(
+                up=COMPATIBLE_GATEWAY if is_compatible else PROTOBUF_GATEWAY,
+                down=JSON_GATEWAY if self._is_v1_down_json else PROTOBUF_GATEWAY,
+            )
 
     def publish_topic(self, topic: str) -> PublishTopic:
         """What a publish to this topic means.
