@@ -34,7 +34,7 @@ $(VENV)/dev.done: $(VENV)/run.done
 $(TB_VENV)/done: pyproject.toml
 	@test -x $(TB_VENV)/bin/python || $(PYTHON) -m venv $(TB_VENV)
 	@echo "installing the ThingsBoard client SDK into $(TB_VENV) …"
-	@$(TB_VENV)/bin/pip install --quiet --disable-pip-version-check 'tb-mqtt-client==1.13.14'
+	@$(TB_VENV)/bin/pip install --quiet --disable-pip-version-check 'tb-mqtt-client==1.13.14' mmh3
 	@touch $@
 
 # The vendor's gateway installs what its connectors need with pip while it runs; here it finds it installed.

@@ -15,7 +15,7 @@ the message caused is durable, and fails when it never will be. There is no queu
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Container, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -918,9 +918,9 @@ class DeviceCommands(Protocol):
         """The cloud's answer to a call that a device made."""
         ...
 
-    async def announce_again(self, announced_ms: Mapping[UUID, int]) -> Sequence[UUID]:
-        """Devices made here that a completed sync did not bring, and when each was announced last. Those whose
-        announcement is confirmed are announced once more, ahead of what waits; which they are.
+    async def announce_again(self, announced_ms: Mapping[UUID, int], among: Container[UUID]) -> Sequence[UUID]:
+        """Devices made here that a completed sync did not bring, and when each was announced last; returns those whose
+        announcement is confirmed. Of these, `among` are announced once more, ahead of what waits.
         """
         ...
 

@@ -127,7 +127,7 @@ def judge(status: dict[str, Any]) -> list[str]:
     ]
     if names := status.get("untaken_devices"):
         remarks.append(
-            f"{len(names)} devices that were announced to the cloud did not come with its last sync, such as"
+            f"{len(names)} devices that were announced to the cloud did not come with its last two syncs, such as"
             f" {names[0]!r}: what they say may be lost there. Is the tenant's quota of devices used up? They were"
             " announced again"
         )

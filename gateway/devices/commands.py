@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Container, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from typing import Final
@@ -410,13 +410,15 @@ class Commands:
         """The cloud's answer to a call that a device made; nothing durable depends on it."""
         self._rpc.server_answered(device_id, request_id, session_id, response)
 
-    async def announce_again(self, announced_ms: Mapping[UUID, int]) -> Sequence[UUID]:
-        """Those whose announcement is confirmed go up once more, in the express lane: their data may wait behind."""
-        ids: Sequence[UUID] = ()
+    async def announce_again(self, announced_ms: Mapping[UUID, int], among: Container[UUID]) -> Sequence[UUID]:
+        """Those whose announcement is confirmed; of these, `among` go up once more, in the express lane: their data
+        may wait behind.
+        """
+        confirmed: Sequence[UUID] = ()
         if self._events is not None and announced_ms:
             with suppress(TransientError):  # the store does not answer: the next sync will tell again
-                ids = await untaken(announced_ms, self._events)
-        if ids:
+                confirmed = await untaken(announced_ms, self._events)
+        if ids := [id_ for id_ in confirmed if id_ in among]:
             now_ms, added = self._clock.now_ms(), Action.ADDED.value
             events = [
                 CloudEvent(type="DEVICE", action=added, entity_id=id_, created_ms=now_ms, lane=Lane.EXPRESS)
@@ -424,7 +426,7 @@ class Commands:
             ]
             await self._pipeline.commit([AppendEvent(event) for event in events])
             self._counters.add("devices.announced_again", len(ids))
-        return ids
+        return confirmed
 
     async def append_event(self, type_: str, action: str, entity_id: UUID | None, body: Json | None = None) -> None:
         """Queue one event."""

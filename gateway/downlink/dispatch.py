@@ -191,12 +191,13 @@ class Dispatcher:
             return
         if self._state.setting("sync_done") is not True:
             await self._forget_chains(self.sync.unnamed_chains())
-        again = await self._devices.announce_again(self.sync.ours_unnamed())
-        report = self.sync.finish(again)
+        before = self.sync.unnamed_before()
+        unnamed = await self._devices.announce_again(self.sync.ours_unnamed(), before)
+        report = self.sync.finish([id_ for id_ in unnamed if id_ in before], unnamed)
         await self._commit([SaveSetting(SYNC_MS, self._clock.now_ms()), SaveSetting(SYNC_REPORT, report)])
         if names := self.sync.untaken():
             log.warning(
-                "cloud: the sync did not bring %d devices that were made here and announced, such as %s: is the"
+                "cloud: two syncs did not bring %d devices that were made here and announced, such as %s: is the"
                 " tenant's quota of devices used up? They are announced again",
                 len(names),
                 ", ".join(map(repr, names[:3])),

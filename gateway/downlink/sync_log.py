@@ -6,7 +6,7 @@ when somebody asks: a device keeps the JSON that the cloud sent beside its own f
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any, Final
@@ -110,6 +110,14 @@ class SyncLog:
         )
         return dict(islice(((id_, ms) for id_, ms in ours if ms < running.started_ms), MOST_LISTED))
 
+    def unnamed_before(self) -> set[UUID]:
+        """Devices made here and announced that the sync before this one did not name.
+
+        One that was deleted in the cloud while the link was down is not named once; then the cloud tells of it.
+        """
+        last = self._report() or {}
+        return {UUID(id_) for id_ in (*last.get("ours_unnamed", ()), *last.get("announced_again", ()))}
+
     def unnamed_chains(self) -> list[UUID]:
         """Rule chains that are kept and that this sync has not named; only a full one says all of them."""
         running = self._running
@@ -124,7 +132,7 @@ class SyncLog:
         found = (self._state.device(UUID(id_)) for id_ in report.get("announced_again", ()))
         return [device.name for device in found if device is not None and device.json is None]
 
-    def finish(self, announced_again: Sequence[UUID] = ()) -> Json:
+    def finish(self, announced_again: Sequence[UUID] = (), ours_unnamed: Iterable[UUID] = ()) -> Json:
         """The sync is complete: its report, to be kept as `SYNC_REPORT`.
 
         What was made here since the sync before is left out: it is announced after this one.
@@ -147,6 +155,7 @@ class SyncLog:
             "rejections": done.rejections,
             "rejected": done.rejected,
             "announced_again": [str(id_) for id_ in announced_again],
+            "ours_unnamed": [str(id_) for id_ in ours_unnamed],
             "unnamed": unnamed[:MOST_LISTED],
             "unnamed_beyond": max(0, len(unnamed) - MOST_LISTED),
         }
