@@ -67,6 +67,7 @@ class Edge:
         await self.leave()
 
     async def leave(self) -> None:
+        self._call.cancel()  # said to the server, whatever the reader is doing
         self._reader.cancel()
         await asyncio.gather(self._reader, return_exceptions=True)
         await self._channel.close()
