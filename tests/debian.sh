@@ -1,11 +1,12 @@
 #!/bin/sh
-# What the tests need from Debian: PostgreSQL's server, Mosquitto and its clients. Installed when we are root,
+# What the tests need from Debian: PostgreSQL's server, Mosquitto and its clients, curl. Installed when we are root,
 # named when we are not.
 set -eu
 missing=""
 ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || command -v initdb >/dev/null 2>&1 || missing="$missing postgresql"
 command -v mosquitto_pub >/dev/null 2>&1 || missing="$missing mosquitto-clients"
 command -v mosquitto >/dev/null 2>&1 || [ -x /usr/sbin/mosquitto ] || missing="$missing mosquitto"
+command -v curl >/dev/null 2>&1 || missing="$missing curl"
 command -v openssl >/dev/null 2>&1 || missing="$missing openssl"
 [ -z "$missing" ] && exit 0
 if [ "$(id -u)" = 0 ]; then

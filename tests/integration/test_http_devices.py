@@ -3,7 +3,6 @@
 import asyncio
 import http.client
 import logging
-import shutil
 import socket
 import ssl
 import subprocess
@@ -497,7 +496,7 @@ async def test_the_standard_library_keeps_its_connection_and_may_pipeline():
         assert [message.data["n"] for message in place.posted()] == [0, 1, 2, 3, 4]
 
 
-@pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
+@pytest.mark.server
 async def test_curl_as_the_vendors_quick_start_has_it():
     async with site() as place:
         command = ["curl", "-s", "-w", "%{http_code}", "-X", "POST", f"{place.url}/secret-token/telemetry"]

@@ -184,8 +184,7 @@ async def test_a_claim_over_mqtt():
 @pytest.mark.server
 async def test_the_vendors_sdk_provisions_itself():
     python = ROOT / ".venv-tb/bin/python"
-    if not python.exists():
-        pytest.skip("needs the vendor's client in a venv of its own (make sdk)")
+    assert python.exists(), "needs the vendor's client in a venv of its own: make .venv-tb/done"
     async with street() as (house, room):
         script = Path(__file__).parent / "provision_sdk.py"
         process = await asyncio.create_subprocess_exec(
