@@ -130,6 +130,7 @@ class LaneDrain:
             "in_flight": len(self._in_flight),
             "is_paused": self._clock.monotonic_s() < self._answers.paused_until_s,
             "live_read": live.read if live is not None else None,
+            "looked_through": self._overtaking.looked_through,
         }
 
     async def serve(self) -> None:

@@ -52,6 +52,11 @@ class Overtaking:
         """The stream that goes ahead; None while there is none."""
         return self._live
 
+    @property
+    def looked_through(self) -> int | None:
+        """Up to this event it is known who may go ahead; None without `live_first`."""
+        return max(self._seen, self._backlog.read) if self.is_on else None
+
     # ── whose turn it is ─────────────────────────────────────────────────────────────────────
 
     def streams(self) -> tuple[Backlog, ...]:
