@@ -55,7 +55,8 @@ class PortLine:
         loop = asyncio.get_running_loop()
         opening = loop.run_in_executor(None, self._open)
         try:
-            port = await asyncio.wait_for(asyncio.shield(opening), OPEN_S)
+            async with asyncio.timeout(OPEN_S):  # wait_for of 3.11 may swallow our own cancellation
+                port = await asyncio.shield(opening)
         except (asyncio.CancelledError, TimeoutError) as error:
             opening.add_done_callback(_close_late)
             if isinstance(error, TimeoutError):
