@@ -49,8 +49,9 @@ class House:
     async def names(self):
         """As the cloud calls what is here; the status shows the names of the configuration."""
         names = [device["name"] for device in (await self.ask("/status"))["devices"]]
-        cloud_name = {one["local_name"]: one["name"] for one in (await self.ask("/sync?diff=1"))["diff"]["aliases"]}
-        names = [cloud_name.get(name, name) for name in names]  # two questions: a device may go between them
+        for alias in (await self.ask("/sync?diff=1"))["diff"]["aliases"]:
+            if alias["local_name"] in names:  # two questions: a device may go between them
+                names[names.index(alias["local_name"])] = alias["name"]
         return sorted(names)
 
     def cloud_names(self):
