@@ -111,6 +111,9 @@ class Queue:
     async def peek(self, lane, after_seq, limit):
         return self.rows[after_seq : after_seq + limit]
 
+    async def peek_added(self, lane, after_seq, limit):
+        return []
+
     def cursor(self, lane):
         return 0
 

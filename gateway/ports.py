@@ -712,6 +712,10 @@ class CloudEvents(Protocol):
         """Events with `seq_id` > `after_seq`, in order, at most `limit`; nothing is removed."""
         ...
 
+    async def peek_added(self, lane: Lane, after_seq: int, limit: int) -> Sequence[StoredEvent]:
+        """The same of `Action.ADDED` alone; its cost does not grow with what lies between them."""
+        ...
+
     def cursor(self, lane: Lane) -> int:
         """Highest confirmed `seq_id`; 0 at first. From memory."""
         ...

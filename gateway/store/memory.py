@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import bisect
 from collections.abc import Mapping, Sequence
+from itertools import islice
 from typing import Any
 from uuid import UUID
 
@@ -29,7 +30,7 @@ from gateway.domain.changes import (
     SaveTelemetry,
     UnitOfWork,
 )
-from gateway.domain.cloud_event import EventStatus, Lane, ParkedChoice, ParkedEvent, StoredEvent
+from gateway.domain.cloud_event import Action, EventStatus, Lane, ParkedChoice, ParkedEvent, StoredEvent
 from gateway.domain.downlink import DOCUMENT_TYPES
 from gateway.domain.entity import Device, DeviceProfile, EntityId, Json
 from gateway.domain.rpc import RpcState
@@ -222,6 +223,12 @@ class MemoryEvents:
         """Nothing is removed."""
         start = bisect.bisect_right(self._events[lane], after_seq, key=_seq_id)
         return self._events[lane][start : start + max(0, limit)]
+
+    async def peek_added(self, lane: Lane, after_seq: int, limit: int) -> Sequence[StoredEvent]:
+        """Nothing is removed."""
+        start = bisect.bisect_right(self._events[lane], after_seq, key=_seq_id)
+        added = (event for event in islice(self._events[lane], start, None) if event.action == Action.ADDED)
+        return list(islice(added, max(0, limit)))
 
     def cursor(self, lane: Lane) -> int:
         """Highest confirmed."""

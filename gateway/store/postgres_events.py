@@ -28,6 +28,10 @@ LEFT JOIN cloud_event_parked p ON p.lane = e.lane AND p.seq_id = e.seq_id
 WHERE e.lane = %s AND e.seq_id >= %s AND e.seq_id <= %s AND (%s OR p.seq_id IS NULL)
 ORDER BY e.seq_id DESC LIMIT %s
 """
+_ADDED: Final = f"""
+SELECT {_COLUMNS} FROM cloud_event e
+WHERE e.cloud_event_action = 'ADDED' AND e.lane = %s AND e.seq_id > %s ORDER BY e.seq_id LIMIT %s
+"""
 _PARKED: Final = f"SELECT {_COLUMNS}, e.reason, e.tries, e.parked_time FROM cloud_event_parked e"
 _OLDEST: Final = "SELECT created_time FROM cloud_event WHERE lane = %s AND seq_id > %s ORDER BY seq_id LIMIT 1"
 
@@ -51,6 +55,12 @@ class PostgresEvents:
         if self._store.lanes.now.last[lane] <= after_seq or limit < 1:
             return []
         return [_event(row) for row in await self._store.fetch(PEEK_SQL, (int(lane), after_seq, limit))]
+
+    async def peek_added(self, lane: Lane, after_seq: int, limit: int) -> Sequence[StoredEvent]:
+        """Bodies of these are small, or none."""
+        if self._store.lanes.now.last[lane] <= after_seq or limit < 1:
+            return []
+        return [_event(row) for row in await self._store.fetch(_ADDED, (int(lane), after_seq, limit))]
 
     def cursor(self, lane: Lane) -> int:
         """Highest confirmed."""

@@ -37,6 +37,10 @@ LEFT JOIN cloud_event_parked p ON p.lane = e.lane AND p.seq_id = e.seq_id
 WHERE e.lane = ? AND e.seq_id >= ? AND e.seq_id <= ? AND (? OR p.seq_id IS NULL)
 ORDER BY e.seq_id DESC LIMIT ?
 """
+_ADDED: Final = f"""
+SELECT {_COLUMNS} FROM cloud_event e INDEXED BY cloud_event_added
+WHERE e.cloud_event_action = 'ADDED' AND e.lane = ? AND e.seq_id > ? ORDER BY e.seq_id LIMIT ?
+"""
 _PARKED: Final = f"SELECT {_COLUMNS}, e.reason, e.tries, e.parked_time FROM cloud_event_parked e"
 
 
@@ -61,6 +65,12 @@ class SqliteEvents:
         if self._lanes.now.last[lane] <= after_seq or limit < 1:
             return []
         return await self._reader.call(lambda: self._peek(lane, after_seq, limit))
+
+    async def peek_added(self, lane: Lane, after_seq: int, limit: int) -> Sequence[StoredEvent]:
+        """Bodies of these are small, or none."""
+        if self._lanes.now.last[lane] <= after_seq or limit < 1:
+            return []
+        return await self._reader.call(lambda: self._rows(_ADDED, (int(lane), after_seq, limit)))
 
     def cursor(self, lane: Lane) -> int:
         """Highest confirmed."""
@@ -142,6 +152,10 @@ class SqliteEvents:
             )
             for seq_id, id_, type_, action, entity_id, created_ms, body in orjson.loads(text)
         ]
+
+    def _rows(self, statement: str, values: Sequence[Any]) -> list[StoredEvent]:
+        with translated(self._path):
+            return [_event(row) for row in self._read(statement, values)]
 
     def _oldest_ms(self, cursor: Sequence[int]) -> int | None:
         with translated(self._path):

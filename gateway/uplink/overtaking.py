@@ -151,9 +151,9 @@ class Overtaking:
         self._seen = max(self._seen, self._backlog.read)
         await self._events.wait_beyond(self._lane, self._seen)
         last = self._events.last(self._lane)
-        page = await self._events.peek(self._lane, self._seen, PAGE)
+        page = await self._events.peek_added(self._lane, self._seen, PAGE)
         self._note_creations([event for event in page if event.seq_id > self._backlog.read])
-        self._seen = page[-1].seq_id if page else last
+        self._seen = page[-1].seq_id if len(page) == PAGE else max(last, page[-1].seq_id if page else 0)
 
     async def _read(self, live: Live) -> None:
         start = live.read

@@ -71,6 +71,22 @@ async def test_events_come_out_as_they_went_in(backend):
         assert not await store.events.peek(Lane.MAIN, 2, 10)
 
 
+async def test_creations_are_found_between_other_events(backend):
+    async with backend.open() as store:
+        actions = {2: "ADDED", 5: "ADDED", 6: "ADDED"}
+        await store.commit([[AppendEvent(event(n, action=actions.get(n, "TIMESERIES_UPDATED")))] for n in range(1, 8)])
+        await store.commit([[AppendEvent(event(9, action="ADDED", lane=Lane.EXPRESS))]])
+        assert numbers(await store.events.peek_added(Lane.MAIN, 0, 10)) == [2, 5, 6]
+        assert numbers(await store.events.peek_added(Lane.MAIN, 2, 1)) == [5]
+        assert not await store.events.peek_added(Lane.MAIN, 6, 10)
+        assert [stored.id for stored in await store.events.peek_added(Lane.MAIN, 5, 10)] == [
+            (await store.events.peek(Lane.MAIN, 5, 1))[0].id
+        ]
+        await store.commit([[MoveCursor(Lane.MAIN, 7)]])
+        await store.events.purge(0)
+        assert not await store.events.peek_added(Lane.MAIN, 0, 10)
+
+
 async def test_unconfirmed_events_come_again_after_a_restart(durable):
     async with durable.open() as store:
         await store.commit([[AppendEvent(event(n))] for n in (1, 2, 3)])

@@ -52,6 +52,10 @@ class ListEvents:
         await asyncio.sleep(0)
         return [row for row in self.stored[lane] if row.seq_id > after_seq][:limit]
 
+    async def peek_added(self, lane, after_seq, limit):
+        await asyncio.sleep(0)
+        return [row for row in self.stored[lane] if row.seq_id > after_seq and row.action == "ADDED"][:limit]
+
     def cursor(self, lane):
         return self.cursors[lane]
 

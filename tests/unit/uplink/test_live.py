@@ -185,3 +185,25 @@ async def test_the_streams_join_without_passing_what_is_still_on_its_way():
         sent = [seq_id for message in bench.link.sent for seq_id in message.seq_ids]
         assert sent.count(first) == 1
         assert sent.index(first) < sent.index(same)
+
+
+async def test_right_after_a_start_a_long_backlog_is_not_read_before_something_may_overtake():
+    bench = Bench(is_up=True, drain="live_first", batch_size=10, window=3, batch_timeout_ms=0)
+    for number in range(20_000):
+        bench.events.append(number % 5)
+    reads = []
+    peek = bench.events.peek
+
+    async def counted(lane, after_seq, limit):
+        reads.append(after_seq)
+        return await peek(lane, after_seq, limit)
+
+    bench.events.peek = counted
+    async with bench:
+        bench.events.append(1)
+        await bench.settle()
+        bench.link.answer_all()
+        await bench.settle()
+        _, new = streams(bench, 20_000)
+        assert new == [20_001]
+        assert not [place for place in reads if 5_000 < place < 20_000]
