@@ -3,47 +3,25 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Final
 
 from drivers.modbus.config import ModbusConfig
 from drivers.modbus.grouping import Request, Span, group
-from drivers.modbus.registers import Layout, Table, Type, encode, merge, reader, truth, truths
+from drivers.modbus.tags import Tag, spans
 from drivers.modbus.wire import ModbusWire, Refused
 from drivers.modbus.wire_open import open_wire
-from gateway.domain.entity import Json
+from drivers.modbus.writes import Writes
 from gateway.domain.telemetry import Value
 from gateway.errors import RejectedError
-from gateway.ports import Clock, DriverDevice, Poll, PollPoint, Query, Reading, Report, Write
+from gateway.ports import Clock, DriverDevice, Poll, PollPoint, Query, Reading, Write
 
 log = logging.getLogger(__name__)
 
 SET_ASIDE_S: Final = 60.0
 """How long a refused point is left alone before the device is asked for it again."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Tag:
-    """A point of the configuration, ready for use."""
-
-    device: str
-    key: str
-    unit_id: int
-    table: Table
-    address: int
-    count: int
-    layout: Layout
-    value: Callable[[Sequence[int]], Value]  # what the content of its registers or bits means
-    is_writable: bool
-    is_attribute: bool
-    report: Report | None = None
-
-    @property
-    def name(self) -> str:
-        """As a person finds it."""
-        return f"{self.device}.{self.key}"
 
 
 @dataclass(slots=True)
@@ -61,15 +39,16 @@ class ModbusDriver:
 
     def __init__(self, config: ModbusConfig, wire: ModbusWire, clock: Clock) -> None:
         self._config, self._wire, self._clock = config, wire, clock
-        spans = list(_spans(config))
-        self._tags = {(span.point.device, span.point.key): span.point for span in spans}
+        points = list(spans(config))
+        self._tags = {(span.point.device, span.point.key): span.point for span in points}
         requests = group(
-            spans,
+            points,
             max_gap_registers=config.max_gap_registers,
             max_gap_bits=config.max_gap_bits,
             max_count=None if config.max_registers == 125 else config.max_registers,
         )
         self._plans = {_poll(request): _Plan(request, [request]) for request in requests}
+        self._writes = Writes(config.name, wire)
         self._bad_values: dict[str, str] = {}
         self._told: set[str] = set()  # points whose refusal is in the log
 
@@ -106,22 +85,11 @@ class ModbusDriver:
             RejectedError: No such point, not writable, a bad value, or refused by the device.
             TransientError: No answer; the value may have arrived.
         """
-        tag = self._tag(command.device, command.key)
-        if not tag.is_writable:
-            raise RejectedError(f"{tag.name} is not writable; `writable: true` makes it so")
-        try:
-            await self._write(tag, command.value)
-        except Refused:
-            raise
-        except RejectedError as error:
-            raise RejectedError(
-                f"{self._config.name}: unit {tag.unit_id}, {tag.table} {tag.address} ({tag.name}): {error}"
-            ) from None
-        return await self._read_one(tag)
+        return await self._writes.write(self._tag(command.device, command.key), command.value)
 
     async def query(self, query: Query) -> Value:
         """One point, now."""
-        return await self._read_one(self._tag(query.device, query.key))
+        return await self._writes.read(self._tag(query.device, query.key))
 
     def is_writable(self, device: str, key: str) -> bool | None:
         """None: no such point."""
@@ -200,30 +168,6 @@ class ModbusDriver:
                 self._told.add(name)
                 log.warning("%s is set aside, its neighbours are read on: %s", name, reason)
 
-    async def _read_one(self, tag: Tag) -> Value:
-        content: Sequence[int]
-        if tag.table.is_bits:
-            content = await self._wire.read_bits(tag.unit_id, tag.table, tag.address, tag.count)
-        else:
-            content = await self._wire.read_registers(tag.unit_id, tag.table, tag.address, tag.count)
-        try:
-            return tag.value(content)
-        except RejectedError as error:
-            raise RejectedError(
-                f"{self._config.name}: unit {tag.unit_id}, {tag.table} {tag.address} ({tag.name}): {error}"
-            ) from None
-
-    async def _write(self, tag: Tag, value: Json) -> None:
-        wire = self._wire
-        if tag.table is Table.COIL:
-            bits = truths(value, tag.count) if tag.layout.type is Type.BITS else [truth(value)]
-            await wire.write_bits(tag.unit_id, tag.address, bits)
-        elif tag.layout.type in (Type.BIT, Type.BITS):
-            present = await wire.read_registers(tag.unit_id, tag.table, tag.address, tag.count)
-            await wire.write_registers(tag.unit_id, tag.address, merge(present, value, tag.layout))
-        else:
-            await wire.write_registers(tag.unit_id, tag.address, encode(value, tag.layout))
-
 
 @asynccontextmanager
 async def open_modbus(config: ModbusConfig, clock: Clock) -> AsyncIterator[ModbusDriver]:
@@ -240,33 +184,6 @@ def known_devices(config: ModbusConfig) -> list[DriverDevice]:
     return [DriverDevice(name=device.name, profile=device.profile, label=device.label) for device in config.devices]
 
 
-def _spans(config: ModbusConfig) -> Iterable[Span[Tag]]:
-    for device in config.devices:
-        for points, is_attribute in ((device.telemetry, False), (device.attributes, True)):
-            for point in points:
-                tag = Tag(
-                    device=device.name,
-                    key=point.key,
-                    unit_id=device.unit_id,
-                    table=point.table,
-                    address=point.address,
-                    count=point.span,
-                    layout=device.layout(point),
-                    value=_meaning(point.table, device.layout(point)),
-                    is_writable=point.writable,
-                    is_attribute=is_attribute,
-                    report=point.report or device.report,
-                )
-                yield Span(
-                    unit_id=device.unit_id,
-                    table=point.table,
-                    address=point.address,
-                    count=point.span,
-                    every_ms=point.every_ms or device.every_ms,
-                    point=tag,
-                )
-
-
 def _poll(request: Request[Tag]) -> Poll:
     return Poll(
         key=f"{request.unit_id}/{request.table}/{request.address}+{request.count}@{request.every_ms}",
@@ -276,11 +193,3 @@ def _poll(request: Request[Tag]) -> Poll:
             PollPoint(device=span.point.device, key=span.point.key, report=span.point.report) for span in request.spans
         ),
     )
-
-
-def _meaning(table: Table, layout: Layout) -> Callable[[Sequence[int]], Value]:
-    if not table.is_bits:
-        return reader(layout)
-    if layout.type is Type.BITS:
-        return lambda bits: [bool(bit) for bit in bits]
-    return lambda bits: bool(bits[0])
