@@ -375,6 +375,17 @@ class Query:
     key: str
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RawRequest:
+    """One request in the bytes of the protocol, without the line's framing: for Modbus a PDU, function code first.
+
+    `unit` is that of `Poll.unit`.
+    """
+
+    unit: str
+    pdu: bytes
+
+
 class Driver(Protocol):
     """One bus. Called by one task at a time; raises only `GatewayError`."""
 
@@ -408,6 +419,19 @@ class Driver(Protocol):
 
     def faults(self) -> Mapping[str, str]:
         """Tags that give no reading now, though their device answers: `device.key` to the reason. For a person."""
+        ...
+
+
+@runtime_checkable
+class RawLine(Protocol):
+    """What a driver has besides `Driver` when requests of others can travel on its line."""
+
+    async def raw(self, request: RawRequest) -> bytes:
+        """The PDU of the answer, which may be an exception answer; b"" when it went to all units, who do not answer.
+
+        TransientError: no answer; BusLost: nobody can be reached; RejectedError: it cannot travel on this line.
+        A request that writes is sent once, and may have arrived when no answer came.
+        """
         ...
 
 

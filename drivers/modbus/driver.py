@@ -16,7 +16,7 @@ from drivers.modbus.wire_open import open_wire
 from drivers.modbus.writes import Writes
 from gateway.domain.telemetry import Value
 from gateway.errors import RejectedError
-from gateway.ports import Clock, DriverDevice, Poll, PollPoint, Query, Reading, Write
+from gateway.ports import Clock, DriverDevice, Poll, PollPoint, Query, RawRequest, Reading, Write
 
 log = logging.getLogger(__name__)
 
@@ -90,6 +90,12 @@ class ModbusDriver:
     async def query(self, query: Query) -> Value:
         """One point, now."""
         return await self._writes.read(self._tag(query.device, query.key))
+
+    async def raw(self, request: RawRequest) -> bytes:
+        """Implements `RawLine`."""
+        if not request.unit.isdecimal() or int(request.unit) > 255:
+            raise RejectedError(f"{self._config.name}: unit {request.unit!r} does not exist; units are 0 to 255")
+        return await self._wire.raw(int(request.unit), request.pdu)
 
     def is_writable(self, device: str, key: str) -> bool | None:
         """None: no such point."""

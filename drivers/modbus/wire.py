@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
-from drivers.modbus.protocol.pdu import Function, Question, Request, bits, question, reading, words
+from drivers.modbus.protocol.pdu import READS, Function, Question, Request, bits, question, raw_question, reading, words
 from drivers.modbus.registers import Table
 from drivers.modbus.wire_master import Closed, Damaged, Master, NoAnswer, Silent, Unreachable
 from gateway.errors import BusLost, RejectedError, TransientError
@@ -98,21 +98,21 @@ class ModbusWire:
         asked = question(Request(Function.READ_WRITE_REGISTERS, address, count, tuple(words_written), write_address))
         return words(await self._ask(unit_id, Table.HOLDING_REGISTER, address, asked, is_read=False))
 
-    async def _ask(self, unit_id: int, table: Table, address: int, asked: Question, *, is_read: bool) -> bytes:
-        was_open = self._master.is_open
-        try:
-            try:
-                answer = await self._master.ask(unit_id, asked)
-            except (Closed, Damaged) as error:
-                # A device may drop an idle connection at any time, and a line may flip a bit: no outage. A write
-                # is sent once.
-                if not (is_read and was_open and (isinstance(error, Closed) or self._master.is_open)):
-                    raise
-                answer = await self._master.ask(unit_id, asked)
-        except NoAnswer as error:
-            raise self._error(f"{self._bus}: unit {unit_id}, {table} {address}", asked.function, error) from error
+    async def raw(self, unit_id: int, pdu: bytes) -> bytes:
+        """The PDU that answers, refusals included; b"" from unit 0 of a line."""
+        asked = raw_question(pdu)
+        is_read = asked.function in READS and not asked.is_open
+        answer = await self._exchange(f"{self._bus}: unit {unit_id}", unit_id, asked, is_read=is_read)
         if not answer and is_read:
-            raise RejectedError(f"{self._bus}: unit 0 is all units of a line: it can be written, not read")
+            raise self._unread()
+        return answer
+
+    async def _ask(self, unit_id: int, table: Table, address: int, asked: Question, *, is_read: bool) -> bytes:
+        answer = await self._exchange(
+            f"{self._bus}: unit {unit_id}, {table} {address}", unit_id, asked, is_read=is_read
+        )
+        if not answer and is_read:
+            raise self._unread()
         code = asked.refusal(answer)
         if code is None:
             return answer
@@ -121,6 +121,23 @@ class ModbusWire:
             f"{_EXCEPTIONS.get(code, 'exception')} ({code})"
         )
         raise Refused(text, code) if code in _FINAL else TransientError(text)
+
+    def _unread(self) -> RejectedError:
+        return RejectedError(f"{self._bus}: unit 0 is all units of a line: it can be written, not read")
+
+    async def _exchange(self, where: str, unit_id: int, asked: Question, *, is_read: bool) -> bytes:
+        was_open = self._master.is_open
+        try:
+            try:
+                return await self._master.ask(unit_id, asked)
+            except (Closed, Damaged) as error:
+                # A device may drop an idle connection at any time, and a line may flip a bit: no outage. A write
+                # is sent once.
+                if not (is_read and was_open and (isinstance(error, Closed) or self._master.is_open)):
+                    raise
+                return await self._master.ask(unit_id, asked)
+        except NoAnswer as error:
+            raise self._error(where, asked.function, error) from error
 
     def _error(self, where: str, function: int, error: NoAnswer) -> TransientError:
         if isinstance(error, Unreachable):

@@ -9,13 +9,16 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Final, Protocol
 
 from drivers.modbus.protocol.framing import Expected, LineFramer
 from drivers.modbus.protocol.late import Owed
 from drivers.modbus.protocol.pdu import Question
 from drivers.modbus.wire_master import Closed, Damaged, Owing, Silent
 from gateway.ports import Clock
+
+QUIET_S: Final = 0.02
+"""An answer whose length nobody knows has ended when nothing followed for so long: adapters cut frames by 16 ms."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,6 +81,7 @@ class LineMaster:
         self._turn = asyncio.Lock()
         self._sent_until_s = float("-inf")
         self._silent_in_a_row = 0
+        self._quiet_s = max(timing.gap_s, QUIET_S)
         self.connects = 0
         self.strays = 0
 
@@ -158,7 +162,13 @@ class LineMaster:
             if not data:
                 break
             seen += data
-            for unit, pdu in self._framer.feed(data, expected):
+            frames = self._framer.feed(data, expected)
+            while frames and expected.question.is_open and (more := await self._line.read(self._quiet_s)):
+                if now_s() >= until_s:
+                    break
+                seen += more
+                frames = self._framer.feed(more, expected) or frames
+            for unit, pdu in frames:
                 if expected.is_met_by(unit, pdu):
                     self._silent_in_a_row = 0
                     return pdu
@@ -180,6 +190,8 @@ class LineMaster:
 
         Only when nobody else owes one: the wrong bits could be those that say whose it is.
         """
+        if expected.question.is_open:
+            return False
         size = len(self._framer.encode(expected.unit, bytes(expected.question.size)))
         head = self._framer.encode(expected.unit, expected.question.head)[: -self._framer.tail_bytes]
         return len(seen) == size and seen.startswith(head) and not self._owed.is_any(self._clock.monotonic_s())

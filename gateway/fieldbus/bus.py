@@ -8,7 +8,7 @@ import math
 import random
 from collections.abc import Iterable, Sequence
 from itertools import islice
-from typing import Any, Final
+from typing import Any, Final, overload
 
 from gateway.domain.telemetry import Value
 from gateway.errors import BusLost, GatewayError, RejectedError, TransientError
@@ -20,7 +20,19 @@ from gateway.fieldbus.overview import Overview
 from gateway.fieldbus.plugins import BusEntry
 from gateway.fieldbus.records import LineUse, PollRecord, Records
 from gateway.fieldbus.scheduler import PollScheduler
-from gateway.ports import Clock, DeviceInlet, Driver, Listener, Poll, Query, Reading, Receipt, Write
+from gateway.ports import (
+    Clock,
+    DeviceInlet,
+    Driver,
+    Listener,
+    Poll,
+    Query,
+    RawLine,
+    RawRequest,
+    Reading,
+    Receipt,
+    Write,
+)
 from gateway.supervise import Counters
 
 log = logging.getLogger(__name__)
@@ -102,19 +114,30 @@ class Bus:
 
     # ── what channels ask of the bus ──
 
-    def submit(self, command: Write | Query, expires_ms: int | None = None) -> asyncio.Future[Value]:
-        """Into the inbox; done with the value read (back). Without `expires_ms` (epoch) it has `inbox.CALL_S`."""
+    @overload
+    def submit(self, command: Write | Query, expires_ms: int | None = None) -> asyncio.Future[Value]: ...
+
+    @overload
+    def submit(self, command: RawRequest, expires_ms: int | None = None) -> asyncio.Future[bytes]: ...
+
+    def submit(self, command: Write | Query | RawRequest, expires_ms: int | None = None) -> asyncio.Future[Any]:
+        """Into the inbox; done with the value read (back), or with the PDU that answers.
+
+        Without `expires_ms` (epoch) it has `inbox.CALL_S`.
+        """
         deadline_s = None
         if expires_ms is not None:
             deadline_s = self._clock.monotonic_s() + (expires_ms - self._clock.now_ms()) / 1000
         try:
             if self._driver is None:
                 raise TransientError(f"{self.name}: the bus is not open")
+            if isinstance(command, RawRequest) and not isinstance(self._driver, RawLine):
+                raise RejectedError(f"{self.name}: a bus of kind {self._entry.plugin.kind} takes no raw requests")
             return self._inbox.put(command, deadline_s)
         except GatewayError as error:
             if isinstance(error, RejectedError):
                 self._counters.add("fieldbus.calls_refused")
-            future: asyncio.Future[Value] = asyncio.get_running_loop().create_future()
+            future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
             future.set_exception(error)
             return future
 
@@ -190,7 +213,8 @@ class Bus:
         call = self._inbox.take()
         if call is None:
             return
-        home = self._homes.get(call.command.device)
+        command = call.command
+        home = command.unit if isinstance(command, RawRequest) else self._homes.get(command.device)
         unit = None if home is None else self._units.get(home)
         if unit is not None and (refusal := self._refusal(unit)) is not None:
             call.future.set_exception(refusal)
@@ -218,7 +242,11 @@ class Bus:
         finally:
             self._use.add(started_s, self._clock.monotonic_s())
 
-    async def _execute(self, driver: Driver, call: Call) -> Value:
+    async def _execute(self, driver: Driver, call: Call) -> Value | bytes:
+        if isinstance(call.command, RawRequest):
+            if not isinstance(driver, RawLine):
+                raise RejectedError(f"{self.name}: takes no raw requests")
+            return await driver.raw(call.command)
         if isinstance(call.command, Write):
             return await driver.write(call.command)
         return await driver.query(call.command)

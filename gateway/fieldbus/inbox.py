@@ -7,12 +7,11 @@ import math
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
-from gateway.domain.telemetry import Value
 from gateway.errors import RejectedError, TransientError
 from gateway.fieldbus.channel import CallExpired
-from gateway.ports import Clock, Query, Write
+from gateway.ports import Clock, Query, RawRequest, Write
 
 MAX_CALLS: Final = 100
 """Calls that may wait for one bus; more are refused at once, with a text that says so."""
@@ -23,11 +22,11 @@ CALL_S: Final = 30.0
 
 @dataclass(slots=True)
 class Call:
-    """One write or query. `deadline_s`: monotonic, so that a clock that is set neither kills nor revives it."""
+    """One command. `deadline_s`: monotonic, so that a clock that is set neither kills nor revives it."""
 
-    command: Write | Query
+    command: Write | Query | RawRequest
     deadline_s: float
-    future: asyncio.Future[Value]
+    future: asyncio.Future[Any]
 
 
 class Inbox:
@@ -44,8 +43,8 @@ class Inbox:
     def __len__(self) -> int:
         return len(self._calls)
 
-    def put(self, command: Write | Query, deadline_s: float | None) -> asyncio.Future[Value]:
-        """Done with the value.
+    def put(self, command: Write | Query | RawRequest, deadline_s: float | None) -> asyncio.Future[Any]:
+        """Done with the value, or with the answer's PDU.
 
         Raises:
             RejectedError: Too many wait already.

@@ -73,6 +73,18 @@ class Fieldbus:
         found = list(islice(rows, limit + 1))
         return {"points": found[:limit], "more": len(found) > limit}
 
+    def bus(self, name: str) -> Bus:
+        """The bus of this name, for calls.
+
+        Raises:
+            RejectedError: There is none; the text names those that exist.
+        """
+        for each in self._buses:
+            if each.name == name:
+                return each
+        names = ", ".join(bus.name for bus in self._buses) or "none"
+        raise RejectedError(f"no bus is named {name!r}; the buses are: {names}")
+
     def gauges(self) -> dict[str, float]:
         """For metrics: of each bus, and never of each point."""
         gauges: dict[str, float] = {}

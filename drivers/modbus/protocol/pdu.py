@@ -70,9 +70,14 @@ class Question:
     head: bytes
     size: int
 
+    @property
+    def is_open(self) -> bool:
+        """Nothing but the function of its answer is known (`size` is 0)."""
+        return self.size == 0
+
     def is_answered_by(self, pdu: bytes) -> bool:
         """True for an answer of the right function and length; of a write, for one that repeats what was written."""
-        return len(pdu) == self.size and pdu.startswith(self.head)
+        return (len(pdu) == self.size or self.size == 0) and pdu.startswith(self.head)
 
     def refusal(self, pdu: bytes) -> int | None:
         """The exception code, when this is a refusal of this question."""
@@ -113,6 +118,20 @@ def question(request: Request) -> Question:
     else:
         pdu = _THREE.pack(function, address, values[0] * 0xFF00 if function is Function.WRITE_COIL else values[0])
     return Question(function, pdu, pdu, len(pdu))
+
+
+def raw_question(pdu: bytes) -> Question:
+    """The question of a request that somebody else has made; of one that we do not know, whatever its function answers.
+
+    Raises:
+        RejectedError: No PDU.
+    """
+    if not 1 <= len(pdu) <= MAX_PDU or not 1 <= pdu[0] < ERROR_BIT:
+        raise RejectedError(f"a PDU is a function code, 1 to 127, and at most {MAX_PDU - 1} bytes behind it")
+    try:
+        return question(parse(pdu))
+    except RejectedError:
+        return Question(pdu[0], pdu, pdu[:1], 0)
 
 
 def words(pdu: bytes) -> tuple[int, ...]:

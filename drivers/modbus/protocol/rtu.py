@@ -58,6 +58,8 @@ class RtuFramer:
         """Unit and PDU of each answer that is complete now, in order."""
         buffer = self._buffer
         buffer += data
+        if expected is not None and expected.question.is_open and not _is_answer(expected.question.function):
+            return self._to_the_end(expected)
         frames: list[tuple[int, bytes]] = []
         start, end = 0, len(buffer)
         while start < end:
@@ -78,6 +80,21 @@ class RtuFramer:
                 start += 1
         del buffer[:start]
         return frames
+
+    def _to_the_end(self, expected: Expected) -> list[tuple[int, bytes]]:
+        """An answer whose length nobody knows: from its unit and function up to the newest byte, when the CRC agrees.
+
+        It stays in the buffer: what comes before the line is silent belongs to it.
+        """
+        function = expected.question.function
+        for head in (bytes([expected.unit, function]), bytes([expected.unit, function | ERROR_BIT])):
+            place = self._buffer.find(head)
+            while 0 <= place <= len(self._buffer) - 4:
+                frame = bytes(self._buffer[place : place + MAX_FRAME])
+                if place + len(frame) == len(self._buffer) and not crc(frame):
+                    return [(frame[0], frame[1:-2])]
+                place = self._buffer.find(head, place + 1)
+        return []
 
     def _find(self, expected: Expected, start: int, end: int) -> tuple[int, bytes] | None:
         """The expected answer, or its refusal, anywhere in the buffer: the index behind it, and the frame."""
