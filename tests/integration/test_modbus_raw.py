@@ -1,6 +1,7 @@
 """Raw requests: what the caller has made travels as it is, and so does the answer."""
 
 import asyncio
+import contextlib
 import itertools
 
 import pytest
@@ -127,12 +128,16 @@ async def test_a_write_is_sent_once_and_a_read_again_when_the_connection_was_clo
 
 
 async def test_over_tcp_the_header_says_how_long_it_is():
+    gone = asyncio.Event()
+
     async def serve(reader, writer):
-        while header := await reader.read(7):
-            request = await reader.readexactly(int.from_bytes(header[4:6]) - 1)
-            answer = IDENTITY if request[0] == 0x2B else bytes([request[0] | 0x80, 1])
-            writer.write(header[:4] + (len(answer) + 1).to_bytes(2) + header[6:7] + answer)
+        with contextlib.suppress(ConnectionError):
+            while header := await reader.read(7):
+                request = await reader.readexactly(int.from_bytes(header[4:6]) - 1)
+                answer = IDENTITY if request[0] == 0x2B else bytes([request[0] | 0x80, 1])
+                writer.write(header[:4] + (len(answer) + 1).to_bytes(2) + header[6:7] + answer)
         writer.close()
+        gone.set()
 
     async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
         port = server.sockets[0].getsockname()[1]
@@ -140,6 +145,7 @@ async def test_over_tcp_the_header_says_how_long_it_is():
         assert await wire.raw(1, bytes.fromhex("2b0e0100")) == IDENTITY
         assert await wire.raw(1, bytes([0x11])) == bytes([0x91, 1])
         wire.close()
+        await asyncio.wait_for(gone.wait(), 5)
         await asyncio.sleep(0)
 
 
