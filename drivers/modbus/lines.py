@@ -106,6 +106,7 @@ class SerialSettings(_Shared):
     stop_bits: Literal[1, 2] = 1
     data_bits: Literal[7, 8] = 8
     rs485: Rs485 | None = None
+    echo: bool = Field(False, description="The adapter hears what it sends (two wires, receiver always on).")
 
     @model_validator(mode="after")
     def _whole_bytes(self) -> SerialSettings:

@@ -26,7 +26,8 @@ class LineTiming:
     """Seconds. `byte_s` is what one byte takes on the wire (0: not known, as behind a device server).
 
     `late_s`: how long after its timeout an answer may still come. `gap_s`: silence before each question.
-    `turnaround_s`: left to the units after a question to all of them. `connect_pause_s`: from opening to the first.
+    `is_echoed`: what is sent comes back before the answer. `turnaround_s`: left to the units after a question to all of
+    them. `connect_pause_s`: from opening to the first.
     """
 
     timeout_s: float
@@ -35,6 +36,7 @@ class LineTiming:
     turnaround_s: float = 0.1
     connect_pause_s: float = 0.0
     byte_s: float = 0.0
+    is_echoed: bool = False
 
 
 class ByteLine(Protocol):
@@ -143,7 +145,9 @@ class LineMaster:
             return b""
         is_answered = False
         try:
-            answer = await self._answer(Expected(unit, question), sent_s + timing.timeout_s)
+            until_s = sent_s + timing.timeout_s
+            heard = await self._echo(frame, until_s) if timing.is_echoed else b""
+            answer = await self._answer(Expected(unit, question), until_s, heard)
             is_answered = True
             return answer
         except Damaged:
@@ -153,12 +157,28 @@ class LineMaster:
             if not is_answered:
                 self._owed.missed(unit, question.function, now_s())
 
-    async def _answer(self, expected: Expected, until_s: float) -> bytes:
+    async def _echo(self, frame: bytes, until_s: float) -> bytes:
+        """Take the question off the line again; returns what came behind it."""
+        heard = b""
+        while (wait_s := until_s - self._clock.monotonic_s()) > 0:
+            data = await self._line.read(wait_s)
+            if not data:
+                break
+            heard += data
+            _, echo, behind = heard.partition(frame)
+            if echo:
+                return behind
+        if heard:
+            raise Silent(f"no answer: the echo of the question is damaged, somebody else spoke: {heard[:12].hex(' ')}")
+        raise Silent("no answer, and no echo either; leave `echo` out when the adapter does not hear itself")
+
+    async def _answer(self, expected: Expected, until_s: float, data: bytes = b"") -> bytes:
+        """`data`: what has come of it already."""
         now_s = self._clock.monotonic_s
         seen = bytearray()
         others = self.strays
         while (wait_s := until_s - now_s()) > 0:
-            data = await self._line.read(wait_s)
+            data = data or await self._line.read(wait_s)
             if not data:
                 break
             seen += data
@@ -175,6 +195,7 @@ class LineMaster:
                 self.strays += 1
             if self.strays == others and self._is_damaged(seen, expected):
                 raise Damaged(f"a damaged answer: {bytes(seen[:12]).hex(' ')} …")
+            data = b""
         if seen:
             self._silent_in_a_row = 0
             start = bytes(seen[:12]).hex(" ")

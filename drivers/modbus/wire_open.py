@@ -41,6 +41,7 @@ def _master(config: ModbusConfig, clock: Clock) -> Master:
             turnaround_s=line.turnaround_ms / 1000,
             connect_pause_s=line.connect_pause_ms / 1000,
             byte_s=line.byte_s if isinstance(line, SerialSettings) else 0.0,
+            is_echoed=isinstance(line, SerialSettings) and line.echo,
         )
         if isinstance(line, OverTcpLine):
             bytes_: ByteLine = SocketLine(line.host, line.port, timeout_s, clock)

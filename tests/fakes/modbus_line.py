@@ -13,8 +13,12 @@ import random
 import tty
 from contextlib import asynccontextmanager
 
-from drivers.modbus.protocol.pdu import Function, answer, parse, refusal
+from drivers.modbus.protocol.ascii import AsciiFramer, lrc
+from drivers.modbus.protocol.pdu import BIT_READS, Function, answer, parse, refusal
 from drivers.modbus.protocol.rtu import RtuFramer, crc
+from gateway.errors import RejectedError
+
+FRAMERS = {"rtu": RtuFramer, "ascii": AsciiFramer}
 
 
 def held(unit, function, address):
@@ -22,11 +26,17 @@ def held(unit, function, address):
     return (unit * 7919 + function * 104729 + address * 31) & 0xFFFF
 
 
+def signed(unit, function, address):
+    """A register that says where it is: its address, or unit and function, by turns. Two of them say all."""
+    return unit << 8 | function if address & 1 else address
+
+
 class Units:
     """Request bytes in; out come (delay_s, bytes) of whoever answers.
 
     `late` of the answers take up to `latest_s`; `silent` never answer; the shares `noise`, `flips`, `cuts` and
-    `strangers` (another unit answers as well) spoil what is sent.
+    `strangers` (another unit answers as well) spoil what is sent. `content`: what a register holds that was not
+    written. `framing`: rtu or ascii.
     """
 
     def __init__(
@@ -42,7 +52,12 @@ class Units:
         cuts=0.0,
         strangers=0.0,
         prompt_s=0.002,
+        content=held,
+        framing="rtu",
     ):
+        self.content, self.framing = content, framing
+        self.written = {}  # (unit, is a bit, address): value
+        self.writes = 0
         self.rng = random.Random(seed)
         self.units, self.silent = set(units), set(silent)
         self.late, self.latest_s, self.prompt_s = late, latest_s, prompt_s
@@ -51,16 +66,56 @@ class Units:
 
     def hear(self, frame):
         """Unit → (delay_s, bytes), in the order of the delays."""
-        if len(frame) < 4 or crc(frame) or frame[0] not in self.units:
+        unit, pdu = self._open(frame)
+        if pdu is None or unit not in self.units | {0}:
+            return []
+        try:
+            request = parse(pdu)
+        except RejectedError:
             return []
         self.requests += 1
-        unit, request = frame[0], parse(frame[1:-2])
+        if request.values:
+            self._write(unit, request)
+        if unit == 0:
+            return []
         found = []
         if unit not in self.silent:
             found.append(self._answer(unit, request))
-        if self.rng.random() < self.strangers:
+        if self.strangers and self.rng.random() < self.strangers:
             found.append(self._answer(self.rng.choice(sorted(self.units - {unit})), request, may_be_late=False))
         return found
+
+    def _open(self, frame):
+        """Unit and PDU; (0, None) for what is no frame."""
+        if self.framing == "rtu":
+            return (0, None) if len(frame) < 4 or crc(frame) else (frame[0], frame[1:-2])
+        colon = frame.rfind(b":")
+        try:
+            data = bytes.fromhex(frame[colon + 1 :].strip().decode())
+        except ValueError:
+            return 0, None
+        return (0, None) if colon < 0 or len(data) < 3 or lrc(data) else (data[0], data[1:-1])
+
+    def asked(self, frame):
+        """Whom a frame addresses."""
+        return self._open(frame)[0]
+
+    def _write(self, unit, request):
+        self.writes += 1
+        function, values = request.function, request.values
+        start = request.write_address if function is Function.READ_WRITE_REGISTERS else request.address
+        is_bit = function in (Function.WRITE_COIL, Function.WRITE_COILS)
+        if function is Function.MASK_REGISTER:
+            present = self._value(unit, Function.READ_HOLDING_REGISTERS, start)
+            values = (present & values[0] | values[1] & ~values[0] & 0xFFFF,)
+        for each in [unit] if unit else self.units:
+            self.written.update({(each, is_bit, start + n): value for n, value in enumerate(values)})
+
+    def _value(self, unit, function, address):
+        kept = None
+        if self.written and function in (1, 3, 23):
+            kept = self.written.get((unit, function in BIT_READS, address))
+        return self.content(unit, function, address) if kept is None else kept
 
     def _answer(self, unit, request, may_be_late=True):
         rng = self.rng
@@ -72,8 +127,11 @@ class Units:
             pdu = refusal(request.function, 2)
         else:
             places = range(request.address, request.address + request.count)
-            pdu = answer(request, [held(unit, request.function, place) for place in places])
-        data = bytearray(RtuFramer().encode(unit, pdu))
+            bits = request.function in BIT_READS
+            pdu = answer(
+                request, [self._value(unit, request.function, place) & (1 if bits else 0xFFFF) for place in places]
+            )
+        data = bytearray(FRAMERS[self.framing]().encode(unit, pdu))
         chance = rng.random()
         if chance < self.flips:
             for _ in range(rng.randint(1, 3)):
@@ -124,7 +182,7 @@ class VirtualLine:
         begin, end = self._now_s, self._now_s + len(data) * self._byte_s
         self._put(begin, end, None)
         for unit, delay, answered in self._units.hear(data):
-            if unit != data[0] and self._free_s.get(unit, 0.0) > end:
+            if unit != self._units.asked(data) and self._free_s.get(unit, 0.0) > end:
                 continue  # busy with an answer of its own
             start = max(end + delay, self._free_s.get(unit, 0.0))
             self._free_s[unit] = start + len(answered) * self._byte_s
