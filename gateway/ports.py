@@ -15,7 +15,17 @@ the message caused is durable, and fails when it never will be. There is no queu
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Container, Iterator, Mapping, Sequence
+from collections.abc import (
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Collection,
+    Container,
+    Iterable,
+    Iterator,
+    Mapping,
+    Sequence,
+)
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -34,7 +44,7 @@ from gateway.domain.onboarding import CertificateChain, ProvisionAnswer, Provisi
 from gateway.domain.ota import Package, PackageKind
 from gateway.domain.rpc import RpcRequest, RpcResponse
 from gateway.domain.telemetry import Attribute, TsKv, Value
-from gateway.errors import TransientError
+from gateway.errors import GatewayError, TransientError
 
 Receipt = asyncio.Future[None]
 """Done when durable. Fails with `RejectedError` (this item never will be) and with nothing else that a
@@ -376,6 +386,26 @@ class Query:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class WriteTogether:
+    """Values for several tags of one device, one of the groups of `GroupWriter.together`; to be read back."""
+
+    device: str
+    values: Mapping[str, Json]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wrote:
+    """What came of a `WriteTogether`: the values that the device now holds, in order, up to the first failure.
+
+    `notes`: key to what the caller should know of it, as that the device holds another value than was written.
+    """
+
+    values: Mapping[str, Value]
+    notes: Mapping[str, str] = field(default_factory=dict)
+    error: GatewayError | None = None  # why the rest is not written
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RawRequest:
     """One request in the bytes of the protocol, without the line's framing: for Modbus a PDU, function code first.
 
@@ -387,7 +417,7 @@ class RawRequest:
 
 
 class Driver(Protocol):
-    """One bus. Called by one task at a time; raises only `GatewayError`."""
+    """One bus. Called by one task at a time, unless it is `Pipelined`; raises only `GatewayError`."""
 
     def devices(self) -> Sequence[DriverDevice]:
         """Who is on this bus."""
@@ -419,6 +449,33 @@ class Driver(Protocol):
 
     def faults(self) -> Mapping[str, str]:
         """Tags that give no reading now, though their device answers: `device.key` to the reason. For a person."""
+        ...
+
+
+@runtime_checkable
+class Pipelined(Protocol):
+    """What a driver has besides `Driver` when its line carries several questions at a time.
+
+    Different polls may be read at the same time, never one of them twice. What may change a unit (`write`, `raw`) is
+    called while nothing else is asked of that unit.
+    """
+
+    @property
+    def in_flight(self) -> int:
+        """So many calls of `Driver` may be open at a time."""
+        ...
+
+
+@runtime_checkable
+class GroupWriter(Protocol):
+    """What a driver has besides `Driver` when one request can write several tags."""
+
+    def together(self, device: str, keys: Sequence[str]) -> Sequence[Sequence[str]]:
+        """The same keys in the same order, cut so that each group is one request; unknown ones stand alone."""
+        ...
+
+    async def write_together(self, command: WriteTogether) -> Wrote:
+        """One of these groups. Raises as `Driver.write` when nothing of it was written."""
         ...
 
 
@@ -464,6 +521,19 @@ class Listener(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeviceTemplate:
+    """A ready description of a kind of device, for a person. `points`: each key, and what is known of it."""
+
+    name: str
+    description: str
+    source: str
+    place: str
+    notes: str = ""
+    line: str = ""
+    points: Sequence[tuple[str, str]] = ()
+
+
 @dataclass(frozen=True, slots=True)
 class DriverPlugin:
     """The whole declaration of a driver, found by entry point group `gateway.drivers`."""
@@ -473,9 +543,107 @@ class DriverPlugin:
     open: Callable[[Any, Clock], AbstractAsyncContextManager[Driver]]
     devices: Callable[[Any], Sequence[DriverDevice]] = lambda config: ()
     """Those that are known from the configuration alone, so that they exist before anything is opened."""
+    templates: Callable[[Path | None], Sequence[DeviceTemplate]] = lambda folder: ()
+    """The device templates that there are; the folder is that of the configuration file. Raises `ConfigError`."""
     line: Callable[[Any], str | None] | None = None
     """The physical line that it will own: `host:port`, or the path of a device file. None: the bus looks for `host`
     and `port`, or for `device`, in the configuration and in its `line`."""
+    server: ServerPlugin | None = None
+    """Foreign masters that ask the gateway itself, where the protocol has such (`servers` in the configuration)."""
+    share: Callable[[Any, RawLine, Clock, Tally], Server | None] | None = None
+    """Foreign masters on the line of a bus: from its configuration. None: this bus is not shared."""
+
+
+# ───────────────────────────── foreign masters in: fieldbus → drivers ─────────────────────────────
+
+Tally = Callable[[str], None]
+"""Counts one of what the text names; names are fixed in the code."""
+
+
+class Server(Protocol):
+    """A place where foreign masters come in. Made by a driver, kept going by fieldbus."""
+
+    async def serve(self) -> None:
+        """Take in masters until cancelled. TransientError: the place cannot be opened now; RefusedError: a person must
+        act.
+        """
+        ...
+
+    def status(self) -> Mapping[str, Json]:
+        """For a person."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class LastValue:
+    """What is known of one value: how old it is, and why it is not good (None: it is)."""
+
+    value: Value
+    age_s: float
+    problem: str | None = None
+
+
+class Served(Protocol):
+    """What a server may ask of the house. Implemented by fieldbus; answers from memory."""
+
+    def gateway(self, name: str) -> Value | None:
+        """A value of the gateway itself (`GATEWAY_VALUES`); None: not known now."""
+        ...
+
+    def telemetry(self, device: str, key: str) -> LastValue | None:
+        """The last one of a device: of a bus as it was read, else as the store has it. None: there is none."""
+        ...
+
+    def attribute(self, device: str, scope: str, key: str) -> LastValue | None:
+        """None: there is none."""
+        ...
+
+    async def post(self, device: str, telemetry: Mapping[str, Value], attributes: Mapping[str, Value]) -> None:
+        """Into the rules, as if the device had sent it; returns when it is durable.
+
+        Raises:
+            RejectedError: No such device, or it can never be durable.
+        """
+        ...
+
+    async def write(self, device: str, key: str, value: Value, timeout_s: float) -> None:
+        """To a tag of a bus; returns when the device has confirmed.
+
+        Raises:
+            RejectedError: No such tag, or the device refused; FullError: too many calls wait for its bus;
+                TransientError: no answer, the value may have arrived; BusLost: nobody on the bus can be reached.
+        """
+        ...
+
+
+GATEWAY_VALUES: Final = (
+    "uptime_s",
+    "heartbeat",
+    "time_s",
+    "cloud_state",
+    "cloud_connected",
+    "pending",
+    "pending_express",
+    "parked",
+    "devices",
+    "connected_devices",
+)
+"""What a server can show of the gateway itself. `heartbeat` counts seconds, modulo 65536; `cloud_state`: 0 off, 1 not
+connected, 2 connected."""
+
+
+@dataclass(frozen=True, slots=True)
+class ServerPlugin:
+    """How a driver takes in masters that ask the gateway itself."""
+
+    config: type[BaseModel]
+    open: Callable[[Any, Served, Clock, Tally], Server]
+    devices: Callable[[Any], Sequence[DriverDevice]]
+    """Those that masters speak for; the gateway creates them when they do not exist yet."""
+    keys: Callable[[Any], Iterable[tuple[str, str]]]
+    """Device and key of all telemetry that it shows, so that it is held ready."""
+    line: Callable[[Any], str | None]
+    """The physical line that it owns, as in `DriverPlugin`; None: it only listens."""
 
 
 # ───────────────────────────── rules ─────────────────────────────
@@ -495,6 +663,9 @@ class Outcome:
     notices: list[AttributeNotice] = field(default_factory=list)
     errors: list[str] = field(default_factory=list)
     emitted: list[Message] = field(default_factory=list)
+    waits: list[Callable[[], Awaitable[Outcome]]] = field(default_factory=list)
+    """Nodes that ask somebody (the store, another server) before they answer. What each gives belongs to the same
+    unit of work: the receipt waits for it, and so do later messages of the originator. None of them raises."""
 
 
 @dataclass(slots=True)
@@ -608,6 +779,22 @@ class RuleProcessor(Protocol):
 
     def process(self, message: Message, chain_id: UUID | None = None) -> Outcome:
         """Walk one message through the given chain, or the root chain; never raises."""
+        ...
+
+
+class RuleTimers(Protocol):
+    """What nodes do by themselves: windows that end, delays, generators. Implemented by the engine."""
+
+    on_earlier: Callable[[], None]
+    """Called when `due_s` has come nearer."""
+
+    @property
+    def due_s(self) -> float:
+        """When the next one is due, on the monotonic clock; infinite when there is none."""
+        ...
+
+    def fire(self) -> Outcome | None:
+        """The next one that is due now: what it caused, like that of a message; None: nothing is due."""
         ...
 
 

@@ -6,7 +6,8 @@ import asyncio
 import logging
 import math
 import random
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from itertools import islice
 from typing import Any, Final, overload
 
@@ -14,7 +15,8 @@ from gateway.domain.telemetry import Value
 from gateway.errors import BusLost, GatewayError, RejectedError, TransientError
 from gateway.fieldbus.channel import BusChannel
 from gateway.fieldbus.delivery import Delivery
-from gateway.fieldbus.inbox import Call, Inbox
+from gateway.fieldbus.gate import Gates
+from gateway.fieldbus.inbox import Call, Command, Inbox
 from gateway.fieldbus.outage import Outage, Unit
 from gateway.fieldbus.overview import Overview
 from gateway.fieldbus.plugins import BusEntry
@@ -24,7 +26,9 @@ from gateway.ports import (
     Clock,
     DeviceInlet,
     Driver,
+    GroupWriter,
     Listener,
+    Pipelined,
     Poll,
     Query,
     RawLine,
@@ -32,6 +36,8 @@ from gateway.ports import (
     Reading,
     Receipt,
     Write,
+    WriteTogether,
+    Wrote,
 )
 from gateway.supervise import Counters
 
@@ -59,6 +65,8 @@ class Bus:
     A silent unit is suspended for a growing while, so that its tries cost the line 2 % at most (`outage.SHARE`), and
     comes back by itself; so is a poll that is never answered while its unit answers others; a lost bus suspends all of
     its units. What a poll read must be durable before the same points are read again.
+    Where the line carries several questions at a time, so many different polls are open, and what writes has its unit
+    to itself.
     """
 
     def __init__(
@@ -77,7 +85,12 @@ class Bus:
         self._units: dict[str, Unit] = {}
         self._outage = Outage(f"bus {self.name}", rng)
         self._inbox = Inbox(self.name, clock, self._wake_up)
-        self._wake: asyncio.Future[None] | None = None
+        self._wakes: set[asyncio.Future[None]] = set()
+        self._deciding = asyncio.Lock()
+        self._calls_in_a_row = self._reads_in_a_row = 0
+        self._in_flight = 1
+        self._gates = Gates()
+        self._lost_s = -math.inf  # when the bus was found lost last
         self._records = Records(self.name, ())
         self._use = LineUse(clock.monotonic_s())
         self._homes: dict[str, str | None] = {}  # device to its unit; None: it has several
@@ -99,15 +112,14 @@ class Bus:
                 unit = self._units.setdefault(poll.unit, Unit(self.name, poll.unit, self._rng))
                 self._learn(unit, {point.device for point in poll.points})
             self._driver = driver
+            self._in_flight = driver.in_flight if isinstance(driver, Pipelined) else 1
+            self._deciding, self._gates, self._lost_s = asyncio.Lock(), Gates(), -math.inf
             try:
                 for device in driver.devices():
                     channel = BusChannel(device.name, self, self._inlet, self._clock, self._counters)
                     self._delivery.channels[device.name] = channel
                     channel.open()
-                if isinstance(driver, Listener):
-                    await self._own_and_listen(driver, self._scheduler, driver)
-                else:
-                    await self._own(driver, self._scheduler)
+                await self._own_all(driver, self._scheduler)
             finally:
                 self._driver = None
                 self._end()
@@ -118,9 +130,12 @@ class Bus:
     def submit(self, command: Write | Query, expires_ms: int | None = None) -> asyncio.Future[Value]: ...
 
     @overload
+    def submit(self, command: WriteTogether, expires_ms: int | None = None) -> asyncio.Future[Wrote]: ...
+
+    @overload
     def submit(self, command: RawRequest, expires_ms: int | None = None) -> asyncio.Future[bytes]: ...
 
-    def submit(self, command: Write | Query | RawRequest, expires_ms: int | None = None) -> asyncio.Future[Any]:
+    def submit(self, command: Command, expires_ms: int | None = None) -> asyncio.Future[Any]:
         """Into the inbox; done with the value read (back), or with the PDU that answers.
 
         Without `expires_ms` (epoch) it has `inbox.CALL_S`.
@@ -140,6 +155,12 @@ class Bus:
             future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
             future.set_exception(error)
             return future
+
+    def together(self, device: str, keys: Sequence[str]) -> Sequence[Sequence[str]]:
+        """Which of these keys, in their order, are written as one command."""
+        if isinstance(self._driver, GroupWriter):
+            return self._driver.together(device, keys)
+        return [[key] for key in keys]
 
     def is_writable(self, device: str, key: str) -> bool | None:
         """None: no such tag."""
@@ -182,43 +203,89 @@ class Bus:
 
     # ── the owner ──
 
+    async def _own_all(self, driver: Driver, scheduler: PollScheduler) -> None:
+        """As many owners as the line carries questions, and one who listens, until one of them ends: that is an error,
+        and ends the others.
+        """
+        if self._in_flight == 1 and not isinstance(driver, Listener):
+            await self._own(driver, scheduler)
+            return
+        tasks = [
+            asyncio.create_task(self._own(driver, scheduler), name=f"bus {self.name}: owner {number}")
+            for number in range(self._in_flight)
+        ]
+        if isinstance(driver, Listener):
+            tasks.append(asyncio.create_task(self._listen(driver), name=f"bus {self.name}: listener"))
+        try:
+            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                task.result()
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
     async def _own(self, driver: Driver, scheduler: PollScheduler) -> None:
-        calls = reads = 0
+        """One at a time decides what is next, and does it beside the others who do theirs."""
+        while True:
+            async with self._deciding:
+                turn = await self._next(scheduler)
+            if isinstance(turn, Call):
+                await self._answer(driver, turn)
+                continue
+            await self._wait_durable(driver, turn.poll)
+            if self._in_flight == 1:
+                await self._read(driver, scheduler, turn)
+            else:
+                async with self._gates.passing(turn.poll.unit, alone=False):
+                    await self._read(driver, scheduler, turn)
+            scheduler.give_back(turn.poll)
+            if self._in_flight > 1:
+                self._wake_up()  # who waits for the next turn does not know of this one's, nor of what it changed
+            self._reads_in_a_row += 1
+            if self._reads_in_a_row >= READS_IN_A_ROW:
+                self._reads_in_a_row = 0
+                await asyncio.sleep(0)
+
+    async def _next(self, scheduler: PollScheduler) -> Call | PollRecord:
+        """Calls first, then the poll that is due."""
         while True:
             wait_s = scheduler.wait_s(self._clock.monotonic_s())
-            if self._inbox and (wait_s > 0 or calls < CALLS_IN_A_ROW):
-                calls += 1
-                await self._answer(driver)
+            if self._inbox and (wait_s > 0 or self._calls_in_a_row < CALLS_IN_A_ROW):
+                self._calls_in_a_row += 1
+                call = self._inbox.take()
+                if call is not None:
+                    return call
                 continue
-            calls = 0
+            self._calls_in_a_row = 0
             if wait_s > 0:
-                reads = 0
+                self._reads_in_a_row = 0
                 await self._rest(wait_s)
                 continue
-            poll = scheduler.take(self._clock.monotonic_s())
+            poll = scheduler.take(self._clock.monotonic_s(), hold=True)
             if poll is not None:
                 record = self._records.polls[poll]
                 record.begin(scheduler.late_s, scheduler.missed)
                 if scheduler.missed:
                     self._counters.add("fieldbus.turns_missed", scheduler.missed)
-                await self._wait_durable(driver, poll)
-                await self._read(driver, scheduler, record)
-                reads += 1
-                if reads >= READS_IN_A_ROW:
-                    reads = 0
-                    await asyncio.sleep(0)
+                return record
 
-    async def _answer(self, driver: Driver) -> None:
-        """The next call: executed before its deadline, by somebody who waits for it, or not at all."""
-        call = self._inbox.take()
-        if call is None:
-            return
+    async def _answer(self, driver: Driver, call: Call) -> None:
+        """A call: executed before its deadline, by somebody who waits for it, or not at all."""
         command = call.command
         home = command.unit if isinstance(command, RawRequest) else self._homes.get(command.device)
         unit = None if home is None else self._units.get(home)
         if unit is not None and (refusal := self._refusal(unit)) is not None:
             call.future.set_exception(refusal)
             return
+        if self._in_flight == 1:
+            await self._carry_out(driver, call, unit)
+            return
+        async with self._gates.passing(home, alone=not isinstance(command, Query)):
+            if self._inbox.is_in_time(call):
+                await self._carry_out(driver, call, unit)
+
+    async def _carry_out(self, driver: Driver, call: Call, unit: Unit | None) -> None:
         started_s = self._clock.monotonic_s()
         try:
             value = await self._execute(driver, call)
@@ -242,11 +309,13 @@ class Bus:
         finally:
             self._use.add(started_s, self._clock.monotonic_s())
 
-    async def _execute(self, driver: Driver, call: Call) -> Value | bytes:
+    async def _execute(self, driver: Driver, call: Call) -> Value | Wrote | bytes:
         if isinstance(call.command, RawRequest):
             if not isinstance(driver, RawLine):
                 raise RejectedError(f"{self.name}: takes no raw requests")
             return await driver.raw(call.command)
+        if isinstance(call.command, WriteTogether):
+            return await _write_together(driver, call.command)
         if isinstance(call.command, Write):
             return await driver.write(call.command)
         return await driver.query(call.command)
@@ -272,6 +341,9 @@ class Bus:
         except BusLost as error:
             self._count_error(unit)
             record.forget()
+            if started_s < self._lost_s:  # under way when the bus was found lost: the same loss
+                return
+            self._lost_s = self._clock.monotonic_s()
             wait_s = self._outage.failed(error, self._clock.now_ms())
             if error.again_s is not None:
                 wait_s = min(wait_s, error.again_s)
@@ -285,7 +357,7 @@ class Bus:
             if record.failed(unit.answers):
                 wait_s = record.outage.failed(error, self._clock.now_ms(), now_s - started_s, self._count_silent())
                 scheduler.suspend_poll(poll, now_s + wait_s)
-            else:
+            elif started_s >= unit.tried_s:  # else under way when another poll had no answer: the same silence
                 until_s = self._unit_failed(unit, error, started_s)
                 scheduler.suspend_poll(poll, until_s + PROBE_AFTER_S)  # the next try is another poll's
         except RejectedError as error:
@@ -335,21 +407,6 @@ class Bus:
 
     # ── devices that speak unasked ──
 
-    async def _own_and_listen(self, driver: Driver, scheduler: PollScheduler, listener: Listener) -> None:
-        """Both until one of them ends: that is an error, and ends the other."""
-        tasks = [
-            asyncio.create_task(self._own(driver, scheduler), name=f"bus {self.name}: owner"),
-            asyncio.create_task(self._listen(listener), name=f"bus {self.name}: listener"),
-        ]
-        try:
-            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-            for task in done:
-                task.result()
-        finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
-
     async def _listen(self, listener: Listener) -> None:
         async for heard in listener.listen():
             if heard.bad_frames:
@@ -397,38 +454,49 @@ class Bus:
     # ── waiting, with the inbox in sight ──
 
     def _wake_up(self, _: object = None) -> None:
-        if self._wake is not None and not self._wake.done():
-            self._wake.set_result(None)
+        for wake in self._wakes:
+            if not wake.done():
+                wake.set_result(None)
+
+    @contextmanager
+    def _waking(self) -> Iterator[asyncio.Future[None]]:
+        wake: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._wakes.add(wake)
+        try:
+            yield wake
+        finally:
+            self._wakes.discard(wake)
 
     async def _rest(self, wait_s: float) -> None:
         """Until a poll is due or a call comes."""
-        wake = self._wake = asyncio.get_running_loop().create_future()
-        if math.isinf(wait_s):
-            await wake
-            return
-        sleeper = asyncio.ensure_future(self._clock.sleep(wait_s))
-        sleeper.add_done_callback(self._wake_up)
-        try:
-            await wake
-        finally:
-            sleeper.cancel()
+        with self._waking() as wake:
+            if math.isinf(wait_s):
+                await wake
+                return
+            sleeper = asyncio.ensure_future(self._clock.sleep(wait_s))
+            sleeper.add_done_callback(lambda _: None if wake.done() else wake.set_result(None))
+            try:
+                await wake
+            finally:
+                sleeper.cancel()
 
     async def _wait_durable(self, driver: Driver, poll: Poll) -> None:
         """Until what this poll read before is on disk and the house takes more; calls go on meanwhile."""
         receipts = self._receipts.pop(poll, [])
         while (waiting := [receipt for receipt in receipts if not receipt.done()]) or self._inlet.is_congested:
             if self._inbox:
-                await self._answer(driver)
+                if (call := self._inbox.take()) is not None:
+                    await self._answer(driver, call)
                 continue
-            wake = self._wake = asyncio.get_running_loop().create_future()
-            if waiting:
-                await asyncio.wait([*waiting, wake], return_when=asyncio.FIRST_COMPLETED)
-                continue
-            free = asyncio.ensure_future(self._inlet.wait_uncongested())
-            try:
-                await asyncio.wait([free, wake], return_when=asyncio.FIRST_COMPLETED)
-            finally:
-                free.cancel()
+            with self._waking() as wake:
+                if waiting:
+                    await asyncio.wait([*waiting, wake], return_when=asyncio.FIRST_COMPLETED)
+                    continue
+                free = asyncio.ensure_future(self._inlet.wait_uncongested())
+                try:
+                    await asyncio.wait([free, wake], return_when=asyncio.FIRST_COMPLETED)
+                finally:
+                    free.cancel()
         self._delivery.settle(receipts)
 
     def _end(self) -> None:
@@ -438,3 +506,17 @@ class Bus:
         for receipts in self._receipts.values():
             self._delivery.settle(receipts)
         self._receipts.clear()
+
+
+async def _write_together(driver: Driver, command: WriteTogether) -> Wrote:
+    if isinstance(driver, GroupWriter):
+        return await driver.write_together(command)
+    values: dict[str, Value] = {}
+    for key, value in command.values.items():
+        try:
+            values[key] = await driver.write(Write(device=command.device, key=key, value=value))
+        except (RejectedError, TransientError) as error:
+            if not values:
+                raise
+            return Wrote(values=values, error=error)
+    return Wrote(values=values)

@@ -11,7 +11,9 @@ from typing import Any, Final
 
 from gateway.errors import RejectedError, TransientError
 from gateway.fieldbus.channel import CallExpired
-from gateway.ports import Clock, Query, RawRequest, Write
+from gateway.ports import Clock, Query, RawRequest, Write, WriteTogether
+
+Command = Write | WriteTogether | Query | RawRequest
 
 MAX_CALLS: Final = 100
 """Calls that may wait for one bus; more are refused at once, with a text that says so."""
@@ -24,7 +26,7 @@ CALL_S: Final = 30.0
 class Call:
     """One command. `deadline_s`: monotonic, so that a clock that is set neither kills nor revives it."""
 
-    command: Write | Query | RawRequest
+    command: Command
     deadline_s: float
     future: asyncio.Future[Any]
 
@@ -43,7 +45,7 @@ class Inbox:
     def __len__(self) -> int:
         return len(self._calls)
 
-    def put(self, command: Write | Query | RawRequest, deadline_s: float | None) -> asyncio.Future[Any]:
+    def put(self, command: Command, deadline_s: float | None) -> asyncio.Future[Any]:
         """Done with the value, or with the answer's PDU.
 
         Raises:
@@ -66,13 +68,15 @@ class Inbox:
         """The next call that still has time and somebody who waits for it."""
         while self._calls:
             call = self._calls.popleft()
-            if call.future.done():
-                continue
-            if self._clock.monotonic_s() >= call.deadline_s:
-                self._expire(call)
-                continue
-            return call
+            if self.is_in_time(call):
+                return call
         return None
+
+    def is_in_time(self, call: Call) -> bool:
+        """Somebody waits for it, and still has time; else it has been answered."""
+        if not call.future.done() and self._clock.monotonic_s() >= call.deadline_s:
+            self._expire(call)
+        return not call.future.done()
 
     def close(self) -> None:
         """Nobody is left waiting."""

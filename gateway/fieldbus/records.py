@@ -212,11 +212,13 @@ class LineUse:
 
     def __init__(self, now_s: float) -> None:
         self._busy_s = 0.0
+        self._to_s = now_s
         self._marks = deque([(now_s, 0.0)], maxlen=self.STEPS)
 
     def add(self, from_s: float, to_s: float) -> None:
-        """It was busy from then till then."""
-        self._busy_s += to_s - from_s
+        """It was busy from then till then. What ends later comes later; what overlaps is counted once."""
+        self._busy_s += to_s - max(from_s, self._to_s)
+        self._to_s = to_s
         if to_s - self._marks[-1][0] >= self.STEP_S:
             self._marks.append((to_s, self._busy_s))
 

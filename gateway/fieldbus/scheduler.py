@@ -69,6 +69,7 @@ class PollScheduler:
             self._ready.append((now_s + poll.every_s * _SLACK, rank, now_s, turn))
         heapq.heapify(self._ready)
         self._waiting: list[tuple[float, int, _Turn]] = []  # due, rank, turn
+        self._held: dict[Poll, float] = {}  # due
         self._suspended: dict[str, float] = {}
         self._all_until_s = -math.inf
         self.merged = 0
@@ -84,8 +85,11 @@ class PollScheduler:
             return 0.0
         return self._waiting[0][0] - now_s if self._waiting else math.inf
 
-    def take(self, now_s: float) -> Poll | None:
-        """The poll that is due, its next turn already planned; None when it is too early."""
+    def take(self, now_s: float, *, hold: bool = False) -> Poll | None:
+        """The poll that is due, its next turn already planned; None when it is too early.
+
+        `hold`: it does not come again, however late it gets, before `give_back`.
+        """
         self._promote(now_s)
         if not self._ready:
             return None
@@ -93,8 +97,16 @@ class PollScheduler:
         self.late_s = max(0.0, now_s - max(due_s, self._until_s(turn)))
         self.missed = int(self.late_s / turn.every_s)
         self.merged += self.missed
-        heapq.heappush(self._waiting, (turn.plan(now_s), rank, turn))
+        if hold:
+            self._held[turn.poll] = turn.plan(now_s)
+        else:
+            heapq.heappush(self._waiting, (turn.plan(now_s), rank, turn))
         return turn.poll
+
+    def give_back(self, poll: Poll) -> None:
+        """A poll that was held has been read."""
+        turn = self._turns[poll]
+        heapq.heappush(self._waiting, (self._held.pop(poll), turn.rank, turn))
 
     def suspend(self, unit: str, until_s: float) -> None:
         """No poll of this unit before `until_s`; those that wait then are not counted as late."""
