@@ -113,7 +113,7 @@ class Gateway:
             folder = OtaFolder(config.ota.folder, files) if config.ota.folder is not None else None
             ota = broker.packages = Ota(files, folder, state, pipeline, inlet, clock, counters)
             self.reload = broker.reload
-            fieldbus = Fieldbus(config.buses, inlet, clock, counters)
+            fieldbus = Fieldbus(config.buses, inlet, clock, counters, folder=config.folder)
             wanted = [_found(device) for device in config.devices]
             configured = {found.name for found in wanted}
             wanted += [
@@ -338,7 +338,7 @@ def check(config: GatewayConfig) -> list[str]:
     configured = {found.name for found in wanted}
     wanted += [
         Found(name=device.name, profile=device.profile)
-        for entry in parse_buses(config.buses, Plugins())
+        for entry in parse_buses(config.buses, Plugins(), config.folder)
         for device in entry.devices
         if device.name not in configured
     ]

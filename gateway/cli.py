@@ -36,6 +36,7 @@ config_option = click.option(
 _ELSEWHERE: Mapping[str, tuple[str, str]] = {
     "claim": ("gateway.cli_claim", "claim"),
     "cloud-sim": ("gateway.cloudsim.command", "cloud_sim"),
+    "devices": ("gateway.cli_devices", "devices"),
     "doctor": ("gateway.cli_doctor", "doctor"),
     "ota": ("gateway.cli_ota", "ota"),
     "events": ("gateway.cli_events", "events"),

@@ -24,6 +24,7 @@ from pydantic import (
     NonNegativeInt,
     PositiveFloat,
     PositiveInt,
+    PrivateAttr,
     SecretStr,
     ValidationError,
     field_validator,
@@ -572,6 +573,13 @@ _CLOUD_ENVIRONMENT: Mapping[str, str] = {
     "CLOUD_RPC_PORT": "port",
     "CLOUD_RPC_TIMEOUT": "timeout_ms",
     "CLOUD_RPC_SSL_ENABLED": "ssl_enabled",
+    _folder: Path | None = PrivateAttr(default=None)
+
+    @property
+    def folder(self) -> Path | None:
+        """Where the configuration file lies; None: there was none."""
+        return self._folder
+
     "CLOUD_RPC_SSL_CERT": "ssl_cert",
 }
 
@@ -590,8 +598,9 @@ def load_config(path: Path | None, environ: Mapping[str, str]) -> GatewayConfig:
     # A section whose keys are all commented out reads as null: it means the defaults.
     tree = {section: content for section, content in tree.items() if content is not None}
     _overlay_environment(tree, environ)
-    config = parse_config(GatewayConfig, tree, where="")
-    return _with_secret_files(config, environ)
+    config = _with_secret_files(parse_config(GatewayConfig, tree, where=""), environ)
+    config._folder = path.parent if path is not None else None
+    return config
 
 
 def load_settings(model: type[ModelT], path: Path) -> ModelT:
@@ -607,10 +616,13 @@ def load_settings(model: type[ModelT], path: Path) -> ModelT:
         raise ConfigError(f"{path}: {error.where}", error.problem) from None
 
 
-def parse_config(model: type[ModelT], tree: Any, where: str) -> ModelT:
-    """Validate a tree against a model; used for driver configurations too."""
+def parse_config(model: type[ModelT], tree: Any, where: str, folder: Path | None = None) -> ModelT:
+    """Validate a tree against a model; used for driver configurations too.
+
+    `folder`, that of the configuration file, is told to validators as `info.context["folder"]`.
+    """
     try:
-        return model.model_validate(tree)
+        return model.model_validate(tree, context={"folder": folder})
     except ValidationError as error:
         problems = error.errors(include_url=False, include_input=False)
         # A misspelt key is often also a missing one: the misspelling is what helps.

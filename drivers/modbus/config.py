@@ -2,87 +2,23 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, PositiveFloat, PositiveInt, field_validator, model_validator
+from pydantic import Field, PositiveFloat, PositiveInt, ValidationInfo, field_validator, model_validator
 
-from drivers.modbus.grouping import MAX_BITS, MAX_REGISTERS
+from drivers.modbus.grouping import MAX_REGISTERS
 from drivers.modbus.lines import Line, OverTcpLine, SerialSettings, TcpLine, TlsLine, UdpLine
-from drivers.modbus.registers import Layout, Order, Table, Type
+from drivers.modbus.point import TEXTS, Point
+from drivers.modbus.registers import Layout, Order, Type
+from drivers.modbus.templates import TemplateUse, expand, find, line_settings, load
 from gateway.config import Settings
+from gateway.errors import ConfigError
 from gateway.ports import Report
 
-MAX_WRITE_REGISTERS = 123
-MAX_WRITE_COILS = 1968
-"""Quantities of one write request. Source: Modbus Application Protocol V1.1b3 §6.11, §6.12."""
 
-_SIZED = (Type.BITS, Type.STRING)
-_NUMBERS = tuple(kind for kind in Type if kind not in (Type.BOOL, Type.BIT, *_SIZED))
-
-
-class Point(Settings):
-    """One value of one device: where it lies and what it means."""
-
-    key: Annotated[str, Field(min_length=1, max_length=255)]
-    table: Table
-    address: Annotated[int, Field(ge=0, le=65535, description="Zero-based, as in the PDU: 40001 of a manual is 0.")]
-    type: Type
-    count: PositiveInt = Field(1, description="Registers of a string, bits of `bits`.")
-    bit: Annotated[int, Field(ge=0, le=15)] | None = Field(None, description="0 is the least significant.")
-    byte_order: Order | None = Field(None, description="Instead of the device's; the only one that a string heeds.")
-    word_order: Order | None = Field(None, description="Instead of the device's.")
-    scale: float = Field(1.0, allow_inf_nan=False, description="Value = register * scale + offset.")
-    offset: float = Field(0.0, allow_inf_nan=False)
-    round: Annotated[int, Field(ge=0, le=15)] | None = Field(None, description="Decimals kept.")
-    writable: bool = Field(False, description="May be written by RPC and by shared attributes.")
-    every_ms: PositiveInt | None = Field(None, description="Instead of the device's.")
-    report: Report | None = Field(None, description="Which readings are worth a message; instead of the device's.")
-
-    @field_validator("scale")
-    @classmethod
-    def _not_zero(cls, scale: float) -> float:
-        if scale == 0:
-            raise ValueError("must not be 0")
-        return scale
-
-    @model_validator(mode="after")
-    def _fits(self) -> Point:
-        kind, table = self.type, self.table
-        if table.is_bits and kind not in (Type.BOOL, Type.BITS):
-            raise ValueError(f"{self.key!r}: {table} is type bool, or bits for several; {kind} needs registers")
-        if not table.is_bits and kind is Type.BOOL:
-            raise ValueError(f"{self.key!r}: for one bit of a register say type: bit and bit: 0..15")
-        if (kind is Type.BIT) != (self.bit is not None):
-            raise ValueError(f"{self.key!r}: type bit and `bit: 0..15` belong together")
-        if self.count != 1 and kind not in _SIZED:
-            raise ValueError(f"{self.key!r}: count is for string and bits; {kind} has its own size")
-        if kind not in _NUMBERS and (self.scale != 1 or self.offset != 0 or self.round is not None):
-            raise ValueError(f"{self.key!r}: scale, offset and round are for numbers, not for {kind}")
-        if self.writable and not table.is_writable:
-            raise ValueError(f"{self.key!r}: {table} cannot be written; only coil and holding_register can")
-        self._check_size()
-        return self
-
-    def _check_size(self) -> None:
-        limit = MAX_BITS if self.table.is_bits else MAX_REGISTERS
-        write_limit = MAX_WRITE_COILS if self.table.is_bits else MAX_WRITE_REGISTERS
-        noun = "coils" if self.table.is_bits else "registers"
-        if self.span > limit:
-            raise ValueError(f"{self.key!r}: {self.span} {noun}; one request carries at most {limit}")
-        if self.writable and self.span > write_limit:
-            raise ValueError(f"{self.key!r}: {self.span} {noun}; one write carries at most {write_limit}")
-        if self.address + self.span > 65536:
-            raise ValueError(f"{self.key!r}: ends behind address 65535")
-
-    @property
-    def span(self) -> int:
-        """Registers or bits that it takes on the wire."""
-        if self.table.is_bits:
-            return self.count
-        return Layout(type=self.type, count=self.count).words
-
-
-class ModbusDevice(Settings):
+class ModbusDevice(TemplateUse):
     """One logical device. Several may share a unit id: their points then travel together."""
 
     name: Annotated[str, Field(min_length=1, max_length=255)]
@@ -96,6 +32,29 @@ class ModbusDevice(Settings):
     telemetry: tuple[Point, ...] = ()
     attributes: tuple[Point, ...] = ()
 
+    @model_validator(mode="before")
+    @classmethod
+    def _from_template(cls, tree: Any, info: ValidationInfo) -> Any:
+        is_used = isinstance(tree, Mapping) and isinstance(tree.get("template"), str)
+        return expand(tree, _folder(info)) if is_used else tree
+
+    @field_validator("template")
+    @classmethod
+    def _exists(cls, template: str | None, info: ValidationInfo) -> str | None:
+        if template is not None:
+            try:
+                load(find(template, _folder(info)))
+            except ConfigError as error:
+                raise ValueError(f"the template cannot be used: {error}") from None
+        return template
+
+    @model_validator(mode="after")
+    def _needs_template(self) -> ModbusDevice:
+        said = [key for key in ("groups", "leave_out", "prefix") if key in self.model_fields_set]
+        if said and self.template is None:
+            raise ValueError(f"{self.name!r}: {' and '.join(said)} change a template; say `template: <name>` as well")
+        return self
+
     @model_validator(mode="after")
     def _unique_keys(self) -> ModbusDevice:
         seen: set[str] = set()
@@ -106,12 +65,12 @@ class ModbusDevice(Settings):
                 )
             seen.add(point.key)
         if not seen:
-            raise ValueError(f"{self.name!r} has no points; give it telemetry or attributes")
+            raise ValueError(f"{self.name!r} has no points; give it telemetry, attributes or a template")
         return self
 
     def layout(self, point: Point) -> Layout:
         """How a point of this device is to be read."""
-        is_text = point.type is Type.STRING
+        is_text = point.type in TEXTS
         return Layout(
             type=point.type,
             byte_order=point.byte_order or (Order.BIG if is_text else self.byte_order),
@@ -122,6 +81,12 @@ class ModbusDevice(Settings):
             offset=point.offset,
             decimals=point.round,
         )
+
+
+def _folder(info: ValidationInfo) -> Path | None:
+    """Of the configuration file."""
+    folder = (info.context or {}).get("folder")
+    return folder if isinstance(folder, Path) else None
 
 
 class ModbusConfig(Settings):
@@ -141,6 +106,16 @@ class ModbusConfig(Settings):
         MAX_REGISTERS, description="For devices that cannot answer the protocol's 125 at once."
     )
     devices: Annotated[tuple[ModbusDevice, ...], Field(min_length=1)]
+
+    @model_validator(mode="before")
+    @classmethod
+    def _line_of_templates(cls, tree: Any, info: ValidationInfo) -> Any:
+        """What the templates say of a serial port, where `line` does not."""
+        line = tree.get("line") if isinstance(tree, Mapping) else None
+        if not isinstance(line, Mapping) or line.get("kind") not in ("rtu", "ascii"):
+            return tree
+        more = line_settings(tree.get("devices"), _folder(info), said=line)
+        return {**tree, "line": {**line, **more}}
 
     @model_validator(mode="after")
     def _one_wire(self) -> ModbusConfig:

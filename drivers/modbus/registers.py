@@ -51,6 +51,8 @@ class Type(StrEnum):
 
     BOOL = "bool"  #: one coil or discrete input
     BIT = "bit"  #: one bit of a register, 0 the least significant
+    INT8 = "int8"  #: one byte of a register: the first one, with `byte_order: little` the second
+    UINT8 = "uint8"
     BITS = "bits"  #: a list: coils in address order, or bits of registers from the least significant
     INT16 = "int16"
     INT32 = "int32"
@@ -62,10 +64,13 @@ class Type(StrEnum):
     FLOAT32 = "float32"
     FLOAT64 = "float64"
     STRING = "string"  #: two characters a register
+    HEX = "hex"  #: bytes as hexadecimal digits, two bytes a register
 
 
 INT64_MAX: Final = 2**63 - 1
 _FORMATS: Final = {
+    Type.INT8: struct.Struct(">bx"),
+    Type.UINT8: struct.Struct(">Bx"),
     Type.INT16: struct.Struct(">h"),
     Type.INT32: struct.Struct(">i"),
     Type.INT64: struct.Struct(">q"),
@@ -78,6 +83,8 @@ _FORMATS: Final = {
 }
 _FLOATS: Final = frozenset({Type.FLOAT16, Type.FLOAT32, Type.FLOAT64})
 _RANGES: Final = {
+    Type.INT8: (-(2**7), 2**7 - 1),
+    Type.UINT8: (0, 2**8 - 1),
     Type.INT16: (-(2**15), 2**15 - 1),
     Type.INT32: (-(2**31), 2**31 - 1),
     Type.INT64: (-(2**63), INT64_MAX),
@@ -109,7 +116,7 @@ class Layout:
         """Registers that the value takes."""
         if self.type in _FORMATS:
             return _FORMATS[self.type].size // 2
-        if self.type is Type.STRING:
+        if self.type in (Type.STRING, Type.HEX):
             return self.count
         return (self.count + 15) // 16 if self.type is Type.BITS else 1
 
@@ -151,6 +158,8 @@ def _parser(layout: Layout) -> Callable[[Sequence[int]], Value]:
         return lambda words: convert(raw(words))
     if kind is Type.STRING:
         return lambda words: _text(_to_bytes(words, layout))
+    if kind is Type.HEX:
+        return lambda words: _to_bytes(words, layout).hex()
     is_swapped = layout.byte_order is Order.LITTLE
     if kind is Type.BITS:
         places = [(index >> 4, index & 15) for index in range(layout.count)]
@@ -192,7 +201,19 @@ def encode(value: Json, layout: Layout) -> list[int]:
         if len(data) > 2 * layout.count:
             raise RejectedError(f"text of {len(data)} bytes; at most {2 * layout.count} fit")
         return _to_words(data.ljust(2 * layout.count, b"\0"), layout)
+    if kind is Type.HEX:
+        return _to_words(_from_digits(value, 2 * layout.count), layout)
     raise RejectedError(f"{kind} is written into the registers as they are: use `merge`")
+
+
+def _from_digits(value: Json, size: int) -> bytes:
+    try:
+        data = bytes.fromhex(value) if isinstance(value, str) else b""
+    except ValueError:
+        data = b""
+    if len(data) != size:
+        raise RejectedError(f"{value!r} is not {2 * size} hexadecimal digits")
+    return data
 
 
 def merge(words: Sequence[int], value: Json, layout: Layout) -> list[int]:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 from drivers.modbus.config import ModbusConfig
 from drivers.modbus.grouping import Span
+from drivers.modbus.point import Point
 from drivers.modbus.registers import Layout, Table, Type, reader
+from gateway.domain.entity import Json
 from gateway.domain.telemetry import Value
+from gateway.errors import RejectedError
 from gateway.ports import Report
 
 
@@ -27,6 +30,25 @@ class Tag:
     is_writable: bool
     is_attribute: bool
     report: Report | None = None
+    limits: tuple[float | None, float | None] = (None, None)  # of what may be written
+    numbers: Mapping[str, int] = field(default_factory=dict)  # name of a value to what is written for it
+
+    def to_write(self, value: Json) -> Json:
+        """What a caller gave as what is encoded: a name as its number, a number within the limits.
+
+        Raises:
+            RejectedError: Beyond the limits, or a text that is no name.
+        """
+        if self.numbers and isinstance(value, str):
+            if value not in self.numbers:
+                raise RejectedError(f"{value!r} is none of {', '.join(str(name) for name in self.numbers)}")
+            return self.numbers[value]
+        low, high = self.limits
+        is_number = isinstance(value, int | float) and not isinstance(value, bool)
+        if is_number and ((low is not None and value < low) or (high is not None and value > high)):
+            ends = " to ".join("…" if end is None else f"{end:g}" for end in self.limits)
+            raise RejectedError(f"{value:g} is outside of {ends}")
+        return value
 
     @property
     def name(self) -> str:
@@ -47,10 +69,12 @@ def spans(config: ModbusConfig) -> Iterable[Span[Tag]]:
                     address=point.address,
                     count=point.span,
                     layout=device.layout(point),
-                    value=_meaning(point.table, device.layout(point)),
+                    value=_named(point, _meaning(point.table, device.layout(point))),
                     is_writable=point.writable,
                     is_attribute=is_attribute,
                     report=point.report or device.report,
+                    limits=(point.min, point.max),
+                    numbers={name: number for number, name in (point.values or {}).items() if isinstance(name, str)},
                 )
                 yield Span(
                     unit_id=device.unit_id,
@@ -60,6 +84,18 @@ def spans(config: ModbusConfig) -> Iterable[Span[Tag]]:
                     every_ms=point.every_ms or device.every_ms,
                     point=tag,
                 )
+
+
+def _named(point: Point, read: Callable[[Sequence[int]], Value]) -> Callable[[Sequence[int]], Value]:
+    names = point.values
+    if names is None:
+        return read
+
+    def named(content: Sequence[int]) -> Value:
+        number = read(content)
+        return names.get(int(number), number) if isinstance(number, int) else number
+
+    return named
 
 
 def _meaning(table: Table, layout: Layout) -> Callable[[Sequence[int]], Value]:

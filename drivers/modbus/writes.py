@@ -28,7 +28,7 @@ class Writes:
         if not tag.is_writable:
             raise RejectedError(f"{tag.name} is not writable; `writable: true` makes it so")
         try:
-            await self._write(tag, value)
+            await self._write(tag, tag.to_write(value))
         except Refused:
             raise
         except RejectedError as error:

@@ -84,8 +84,8 @@ def line_of(plugin: DriverPlugin, config: BaseModel) -> str | None:
     return None
 
 
-def parse_buses(buses: Sequence[Mapping[str, Any]], plugins: Plugins) -> list[BusEntry]:
-    """Validate the whole section.
+def parse_buses(buses: Sequence[Mapping[str, Any]], plugins: Plugins, folder: Path | None = None) -> list[BusEntry]:
+    """Validate the whole section; `folder` is that of the configuration file.
 
     Raises:
         ConfigError: The path of the first wrong key, and what would be right.
@@ -96,7 +96,7 @@ def parse_buses(buses: Sequence[Mapping[str, Any]], plugins: Plugins) -> list[Bu
     for index, tree in enumerate(buses):
         where = f"buses[{index}]"
         plugin = plugins.get(tree.get("kind"), where)
-        config = parse_config(plugin.config, dict(tree), where=where)
+        config = parse_config(plugin.config, dict(tree), where=where, folder=folder)
         name = str(getattr(config, "name", plugin.kind))
         if any(entry.name == name for entry in entries):
             raise ConfigError(f"{where}.name", f"a bus named {name!r} exists already; give each bus its own name")

@@ -7,6 +7,7 @@ import logging
 import re
 from collections.abc import Mapping, Sequence
 from itertools import islice
+from pathlib import Path
 from typing import Any, Final
 
 from gateway.errors import RefusedError, RejectedError, TransientError
@@ -22,6 +23,7 @@ _NOT_PLAIN: Final = re.compile(r"[^A-Za-z0-9_-]")
 
 class Fieldbus:
     """The room. `buses` is the section of the configuration file; `plugins` replaces the installed drivers.
+    `folder` is that of the file: drivers find there what their configuration names.
 
     Raises:
         ConfigError: From the constructor: a bus that cannot be used, with its path in the file.
@@ -37,9 +39,10 @@ class Fieldbus:
         counters: Counters,
         *,
         plugins: Mapping[str, DriverPlugin] | None = None,
+        folder: Path | None = None,
     ) -> None:
         self._clock, self._counters = clock, counters
-        entries = parse_buses(buses, Plugins(plugins))
+        entries = parse_buses(buses, Plugins(plugins), folder)
         self._devices = [device for entry in entries for device in entry.devices]
         self._buses = [Bus(entry, inlet, clock, counters) for entry in entries]
 

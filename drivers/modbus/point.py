@@ -1,0 +1,107 @@
+"""One point of a Modbus device in the configuration file: where it lies and what it means."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field, PositiveInt, field_validator, model_validator
+
+from drivers.modbus.grouping import MAX_BITS, MAX_REGISTERS
+from drivers.modbus.registers import Layout, Order, Table, Type
+from gateway.config import Settings
+from gateway.ports import Report
+
+MAX_WRITE_REGISTERS = 123
+MAX_WRITE_COILS = 1968
+"""Quantities of one write request. Source: Modbus Application Protocol V1.1b3 §6.11, §6.12."""
+
+TEXTS = (Type.STRING, Type.HEX)
+_SIZED = (Type.BITS, *TEXTS)
+_NUMBERS = tuple(kind for kind in Type if kind not in (Type.BOOL, Type.BIT, *_SIZED))
+_FLOATS = (Type.FLOAT16, Type.FLOAT32, Type.FLOAT64)
+
+
+def _is_same(a: object, b: object) -> bool:
+    return type(a) is type(b) and a == b
+
+
+class Point(Settings):
+    """One value of one device: where it lies and what it means."""
+
+    key: Annotated[str, Field(min_length=1, max_length=255)]
+    table: Table
+    address: Annotated[int, Field(ge=0, le=65535, description="Zero-based, as in the PDU: 40001 of a manual is 0.")]
+    type: Type
+    count: PositiveInt = Field(1, description="Registers of a string, bits of `bits`.")
+    bit: Annotated[int, Field(ge=0, le=15)] | None = Field(None, description="0 is the least significant.")
+    byte_order: Order | None = Field(None, description="Instead of the device's; the only one that a string heeds.")
+    word_order: Order | None = Field(None, description="Instead of the device's.")
+    scale: float = Field(1.0, allow_inf_nan=False, description="Value = register * scale + offset.")
+    offset: float = Field(0.0, allow_inf_nan=False)
+    round: Annotated[int, Field(ge=0, le=15)] | None = Field(None, description="Decimals kept.")
+    unit: str | None = Field(None, description="Unit of measure, for a person.")
+    values: Annotated[dict[int, bool | int | float | str], Field(min_length=1)] | None = Field(
+        None, description="What numbers of the register mean; one that is not named stays a number."
+    )
+    min: float | None = Field(None, allow_inf_nan=False, description="Less is not written.")
+    max: float | None = Field(None, allow_inf_nan=False, description="More is not written.")
+    writable: bool = Field(False, description="May be written by RPC and by shared attributes.")
+    every_ms: PositiveInt | None = Field(None, description="Instead of the device's.")
+    report: Report | None = Field(None, description="Which readings are worth a message; instead of the device's.")
+
+    @field_validator("scale")
+    @classmethod
+    def _not_zero(cls, scale: float) -> float:
+        if scale == 0:
+            raise ValueError("must not be 0")
+        return scale
+
+    @model_validator(mode="after")
+    def _fits(self) -> Point:
+        kind, table = self.type, self.table
+        if table.is_bits and kind not in (Type.BOOL, Type.BITS):
+            raise ValueError(f"{self.key!r}: {table} is type bool, or bits for several; {kind} needs registers")
+        if not table.is_bits and kind is Type.BOOL:
+            raise ValueError(f"{self.key!r}: for one bit of a register say type: bit and bit: 0..15")
+        if (kind is Type.BIT) != (self.bit is not None):
+            raise ValueError(f"{self.key!r}: type bit and `bit: 0..15` belong together")
+        if self.count != 1 and kind not in _SIZED:
+            raise ValueError(f"{self.key!r}: count is for string and bits; {kind} has its own size")
+        if kind not in _NUMBERS and (self.scale != 1 or self.offset != 0 or self.round is not None):
+            raise ValueError(f"{self.key!r}: scale, offset and round are for numbers, not for {kind}")
+        self._check_values()
+        if self.writable and not table.is_writable:
+            raise ValueError(f"{self.key!r}: {table} cannot be written; only coil and holding_register can")
+        self._check_size()
+        return self
+
+    def _check_values(self) -> None:
+        if self.values is not None:
+            if self.type in (*_SIZED, *_FLOATS) or self.scale != 1 or self.offset != 0:
+                raise ValueError(f"{self.key!r}: values are for whole numbers and bits, without scale and offset")
+            names = list(self.values.values())
+            if self.writable and any(_is_same(a, b) for at, a in enumerate(names) for b in names[:at]):
+                raise ValueError(f"{self.key!r}: two numbers of values have one name; nobody could write it")
+        if self.min is not None or self.max is not None:
+            if not self.writable or self.type not in _NUMBERS:
+                raise ValueError(f"{self.key!r}: min and max bound what is written to a writable number")
+            if self.min is not None and self.max is not None and self.min > self.max:
+                raise ValueError(f"{self.key!r}: min {self.min:g} is more than max {self.max:g}")
+
+    def _check_size(self) -> None:
+        limit = MAX_BITS if self.table.is_bits else MAX_REGISTERS
+        write_limit = MAX_WRITE_COILS if self.table.is_bits else MAX_WRITE_REGISTERS
+        noun = "coils" if self.table.is_bits else "registers"
+        if self.span > limit:
+            raise ValueError(f"{self.key!r}: {self.span} {noun}; one request carries at most {limit}")
+        if self.writable and self.span > write_limit:
+            raise ValueError(f"{self.key!r}: {self.span} {noun}; one write carries at most {write_limit}")
+        if self.address + self.span > 65536:
+            raise ValueError(f"{self.key!r}: ends behind address 65535")
+
+    @property
+    def span(self) -> int:
+        """Registers or bits that it takes on the wire."""
+        if self.table.is_bits:
+            return self.count
+        return Layout(type=self.type, count=self.count).words
