@@ -38,6 +38,7 @@ from gateway.devices import (
     Refreshing,
     RpcDesk,
     State,
+    Ticking,
     found_devices,
     read_manifest,
 )
@@ -94,10 +95,13 @@ class Gateway:
             store, snapshot = opened
             committer = GroupCommitter(store, clock, counters, gather_s=config.store.commit_every_s)
             state = State(snapshot)
-            rules = RuleEngine(state, config.rules, clock, counters)
+            rules = RuleEngine(state, config.rules, clock, counters, store)
+            rules.restore(snapshot.local)
             rules.load_files()
             _restore_chains(rules, snapshot)
+            rules.settle()
             pipeline = Pipeline(rules, committer, state, counters)
+            rooms.push_async_callback(pipeline.close)
             rpc = RpcDesk(pipeline, state, clock, counters, config.rpc.strategy)
             inlet = Inlet(state, pipeline, committer, rpc, clock, counters)
             inlet.sub_devices.max_devices = config.broker.max_devices
@@ -142,6 +146,8 @@ class Gateway:
                     tasks.create_task(_watch(committing), name="committer watch")
                     mouths = [keep(rpc.name, rpc.serve)]  # what takes things in: stopped first
                     rpc.recover(snapshot)
+                    ticking = Ticking(rules, pipeline, inlet, clock, counters)
+                    mouths.append(keep(ticking.name, ticking.serve))
                     keep(ota.name, ota.serve)
                     keep(inlet.connectivity.name, inlet.connectivity.serve)
                     mouths.append(keep(broker.name, broker.serve))
@@ -253,6 +259,7 @@ class Gateway:
                     for mouth in mouths:
                         mouth.cancel()
                     await asyncio.wait(mouths, timeout=STOP_S / 2)
+                    await pipeline.close()
                     inlet.connectivity.stop()
                     await committer.drain(STOP_S / 2)
                     raise _Stop

@@ -9,6 +9,7 @@ from gateway.devices.pipeline import Pipeline
 from gateway.devices.refreshing import Refreshing
 from gateway.devices.rpc import RpcDesk
 from gateway.devices.state import State
+from gateway.devices.ticking import Ticking
 
 __all__ = [
     "Commands",
@@ -20,6 +21,7 @@ __all__ = [
     "Refreshing",
     "RpcDesk",
     "State",
+    "Ticking",
     "found_devices",
     "read_manifest",
 ]

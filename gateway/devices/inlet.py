@@ -347,12 +347,14 @@ class Inlet:
 
     @property
     def is_congested(self) -> bool:
-        """True while too much waits for the disk."""
-        return self._committer.is_congested
+        """True while too much waits for the disk, or in the rules for somebody else."""
+        return self._committer.is_congested or self.pipeline.held.is_full
 
     async def wait_uncongested(self) -> None:
         """Returns when reading may go on."""
-        await self._committer.wait_uncongested()
+        while self.is_congested:
+            await self._committer.wait_uncongested()
+            await self.pipeline.held.wait_room()
 
     def notify(self, notice: AttributeNotice) -> None:
         """Tell a device of changed or deleted shared attributes, if it is connected and wants to hear."""

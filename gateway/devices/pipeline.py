@@ -1,15 +1,19 @@
 """A message's way: rules decide, the committer makes it durable, then what depends on it happens.
 
 `run` is the hot path of the whole gateway. It never awaits and makes no task: it walks the rule chain,
-hands the changes to the committer as one unit of work and returns its receipt.
+hands the changes to the committer as one unit of work and returns its receipt. Only a message whose rules have to
+ask somebody becomes a task (`held`), and what its originator says meanwhile.
 """
 
 from __future__ import annotations
 
+import asyncio
 import logging
+from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from typing import Final
 
+from gateway.devices.held import Held
 from gateway.devices.state import STATEFUL, State
 from gateway.domain.changes import Change, DeleteAttributes, SaveAttributes
 from gateway.domain.entity import EntityId
@@ -33,6 +37,8 @@ class Pipeline:
         self.on_call: Callable[[RuleCall], None] = _nobody
         self.on_reply: Callable[[RuleReply], None] = _nobody
         self._complained: set[str] = set()
+        self.held = Held()
+        self.on_submit: Callable[[Receipt, Sequence[Change]], None] | None = None
         self.watched: dict[EntityId, dict[tuple[str, str], Attribute | None]] = {}
         """Scope and key of the attributes of these entities that are written from here on, and what was held before;
         see `questions`."""
@@ -41,27 +47,86 @@ class Pipeline:
         """Walk the messages through the rules; `first` becomes durable in front of what they cause."""
         changes: list[Change] = list(first)
         later: Outcome | None = None
+        if self.held:
+            messages = list(messages)
+            if behind := self.held.behind(message.originator for message in messages):
+                return self._hold(changes, None, messages, behind)
         process = self._rules.process
-        for message in messages:
+        rest = iter(messages)
+        for message in rest:
             outcome = process(message)
             changes += outcome.changes
-            if outcome.errors or outcome.calls or outcome.replies or outcome.notices or outcome.emitted:
+            if (
+                outcome.errors
+                or outcome.calls
+                or outcome.replies
+                or outcome.notices
+                or outcome.emitted
+                or outcome.waits
+            ):
                 later = self._gather(outcome, changes, later)
+                if later.waits:
+                    return self._hold(changes, later, [*rest], (), message.originator)
         return self._submit(changes, later)
 
     def resume(self, outcome: Outcome, first: Sequence[Change] = ()) -> Receipt:
         """Go on with what a node returned later (the reply to an RPC)."""
         changes: list[Change] = [*first, *outcome.changes]
-        return self._submit(changes, self._gather(outcome, changes, None))
+        later = self._gather(outcome, changes, None)
+        return self._hold(changes, later, (), ()) if later.waits else self._submit(changes, later)
 
     def commit(self, changes: Sequence[Change]) -> Receipt:
         """Changes that no rule has a say in."""
         return self._submit(changes, None)
 
+    async def close(self) -> None:
+        """Messages that still wait for somebody get no receipt."""
+        await self.held.close()
+
+    def _hold(
+        self,
+        changes: list[Change],
+        later: Outcome | None,
+        rest: Sequence[Message],
+        behind: Sequence[Receipt],
+        *originators: EntityId,
+    ) -> Receipt:
+        """A unit of work whose rules have to wait; see `held`."""
+        receipt: Receipt = asyncio.get_running_loop().create_future()
+        self._counters.add("rules.waits")
+        names = (*originators, *(message.originator for message in rest))
+        self.held.hold(names, receipt, self._carry(changes, later, rest, behind, receipt))
+        return receipt
+
+    async def _carry(
+        self,
+        changes: list[Change],
+        later: Outcome | None,
+        rest: Sequence[Message],
+        behind: Sequence[Receipt],
+        receipt: Receipt,
+    ) -> None:
+        if behind:
+            await asyncio.wait(behind)
+        waiting = deque(rest)
+        while True:
+            while later is not None and later.waits:
+                outcome = await later.waits.pop(0)()
+                changes += outcome.changes
+                later = self._gather(outcome, changes, later)
+            if not waiting:
+                break
+            outcome = self._rules.process(waiting.popleft())
+            changes += outcome.changes
+            later = self._gather(outcome, changes, later)
+        self._submit(changes, later).add_done_callback(lambda done: _pass_on(done, receipt))
+
     def _submit(self, changes: Sequence[Change], later: Outcome | None) -> Receipt:
         if self.watched:
             self._watch(changes)
         receipt = self._committer.submit(changes)
+        if self.on_submit is not None:
+            self.on_submit(receipt, changes)
         for change in changes:
             if type(change) in STATEFUL:
                 receipt.add_done_callback(lambda done: self._follow(done, changes))
@@ -89,6 +154,7 @@ class Pipeline:
             gathered.calls += step.calls
             gathered.replies += step.replies
             gathered.notices += step.notices
+            gathered.waits += step.waits
             for text in step.errors:
                 self._complain(text)
             for message in step.emitted:
@@ -120,6 +186,17 @@ class Pipeline:
             self.on_call(call)
         for reply in later.replies:
             self.on_reply(reply)
+
+
+def _pass_on(done: Receipt, receipt: Receipt) -> None:
+    if receipt.done():
+        return
+    if done.cancelled():
+        receipt.cancel()
+    elif (error := done.exception()) is not None:
+        receipt.set_exception(error)
+    else:
+        receipt.set_result(None)
 
 
 def _nobody(_: object) -> None:

@@ -43,6 +43,7 @@ class CompiledChain:
         self.problems: list[NodeProblem] = []
         for remark in graph.remarks:
             self._note(None, remark)
+        self.places: list[tuple[UUID, str, str, int]] = []  # of what its nodes keep
         self.nodes = [CompiledNode(self, spec) for spec in graph.nodes]
         for connection in graph.connections:
             edges = self.nodes[connection.source].edges
@@ -70,7 +71,14 @@ class CompiledChain:
         def note(text: str) -> None:
             self._note(node, text)
 
-        return kind.make(config, NodeEnv(self._shared, self.id, self.name, spec.name, note))
+        number = sum((short, spec.name) == place[1:3] for place in self.places)
+        self.places.append((self.id, short, spec.name, number))
+        kept = self._shared.keeping.of(self.id, short, spec.name, number)
+        return kind.make(config, NodeEnv(self._shared, self.id, self.name, spec.name, note, node, kept))
+
+    def end(self) -> None:
+        """Another version takes its place, or none: nothing in it acts by itself any more."""
+        self._shared.timers.disarm_all(set(self.nodes))
 
     def _note(self, node: CompiledNode | None, text: str) -> None:
         problem = NodeProblem(self.name, node.name if node else "", node.type if node else "", text)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import itertools
 import logging
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from importlib import resources
+from math import inf
 from pathlib import Path
 from typing import Any, Final
 from uuid import UUID
@@ -13,10 +15,11 @@ from uuid import UUID
 import orjson
 
 from gateway.config import RulesConfig
+from gateway.domain.changes import Change
 from gateway.domain.entity import EntityId, Json
 from gateway.domain.message import Message
 from gateway.errors import ConfigError
-from gateway.ports import Clock, Outcome, StateReader
+from gateway.ports import Clock, Outcome, SeriesReader, StateReader
 from gateway.rules.chain import ChainGraph, parse_chain, parse_document
 from gateway.rules.compiled import CompiledChain
 from gateway.rules.node import Enter, NodeProblem, Shared
@@ -42,15 +45,23 @@ class _CloudChain:
 
 
 class RuleEngine:
-    """Implements `RuleProcessor` and `RuleChains`. All calls come from the event loop's thread.
+    """Implements `RuleProcessor`, `RuleChains` and `RuleTimers`. All calls come from the event loop's thread.
 
     The local root is `config.root_chain`, else the built-in edge root chain. With `config.prefer_cloud` the
     chain that the cloud calls root takes its place as soon as its nodes are here, until it is removed.
     """
 
-    def __init__(self, state: StateReader, config: RulesConfig, clock: Clock, counters: Counters) -> None:
+    def __init__(
+        self,
+        state: StateReader,
+        config: RulesConfig,
+        clock: Clock,
+        counters: Counters,
+        series: SeriesReader | None = None,
+    ) -> None:
         self._state, self._config = state, config
         self._shared = Shared(state, config, clock, counters)
+        self._shared.series = series
         self._walker = Walker(self._shared, self._find_chain)
         self._local: dict[UUID, CompiledChain] = {}
         self._local_root: CompiledChain | None = None
@@ -58,6 +69,17 @@ class RuleEngine:
         self._claims = itertools.count(1)
         self._chains: dict[UUID, CompiledChain] = {}
         self._root: CompiledChain | None = None
+        self._is_settled = False
+        self._left: list[Change] = []  # what nodes kept that are gone
+
+    def restore(self, local: Iterable[tuple[str, str, bytes]]) -> None:
+        """`Snapshot.local`: what nodes kept when the gateway stopped. Before any chain is loaded."""
+        self._shared.keeping.load(local)
+
+    def settle(self) -> None:
+        """All chains are here: what was kept for nodes that are not is dropped, now and whenever a chain goes."""
+        self._is_settled = True
+        self._forget()
 
     def load_files(self) -> None:
         """Load the local chains; what the cloud has sent stays.
@@ -79,6 +101,8 @@ class RuleEngine:
         for more in self._config.chains:
             for graph in _read_file(more):
                 self._add_local(local, graph, FILE, more)
+        for chain in self._local.values():
+            chain.end()
         self._local, self._local_root = local, local[root.id]
         self._choose()
 
@@ -117,7 +141,9 @@ class RuleEngine:
 
     def remove_chain(self, chain_id: UUID) -> None:
         """Unknown id is no error."""
-        self._cloud.pop(chain_id, None)
+        held = self._cloud.pop(chain_id, None)
+        if held is not None and held.compiled is not None:
+            held.compiled.end()
         self._choose()
 
     def _compile(self, held: _CloudChain) -> None:
@@ -133,6 +159,8 @@ class RuleEngine:
         # Root or not changes nothing inside. The cloud repeats its chains with every sync: state is kept.
         graph = replace(graph, is_root=False, id=UUID(held.head["id"]))
         if held.compiled is None or held.compiled.graph != graph:
+            if held.compiled is not None:
+                held.compiled.end()
             held.compiled = CompiledChain(graph, CLOUD, self._shared)
 
     def _choose(self) -> None:
@@ -151,6 +179,45 @@ class RuleEngine:
         if root is not self._root and self._root is not None and root is not None:
             log.info("rules: %r (%s) is the root chain now", root.name, root.source)
         self._chains, self._root = chains, root
+        if self._is_settled:
+            self._forget()
+
+    def _forget(self) -> None:
+        places = (place for chain in self._chains.values() for place in chain.places)
+        changes, count = self._shared.keeping.forget(places)
+        if count:
+            self._shared.counters.add("rules.kept_dropped", count)
+            log.warning("rules: %d items of nodes that are gone are dropped (rules.kept_dropped)", count)
+            self._left += changes
+            self.on_earlier()
+
+    # ── what nodes do by themselves ──
+
+    @property
+    def on_earlier(self) -> Callable[[], None]:
+        """See `RuleTimers`."""
+        return self._shared.timers.on_earlier
+
+    @on_earlier.setter
+    def on_earlier(self, call: Callable[[], None]) -> None:
+        self._shared.timers.on_earlier = call
+
+    @property
+    def due_s(self) -> float:
+        """When the next one is due."""
+        return -inf if self._left else self._shared.timers.due_s
+
+    def fire(self) -> Outcome | None:
+        """The next one that is due."""
+        out = Outcome()
+        if self._left:
+            out.changes, self._left = self._left, []
+            return out
+        timer = self._shared.timers.take(self._shared.clock.monotonic_s())
+        if timer is None:
+            return None
+        self._walker.fire(timer, out)
+        return out
 
     # ── messages ──
 

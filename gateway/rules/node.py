@@ -5,7 +5,10 @@ The function gets the message and the outcome to which it adds changes, and answ
 - a `str`: the relation, in lower case, by which the unchanged message goes on (no allocation);
 - `Routed`: other relations, another message, several messages, or a failure that carries a message;
 - `Enter`, `Leave`, `Call`: nested chains and RPC, which the engine carries out;
+- `Later`: it has to ask somebody (the store, another server) before it knows;
 - None: the message is acknowledged here, nothing behind the node runs.
+
+What a node holds back for later it puts into `NodeEnv.kept`, and wakes itself by a `NodeEnv.timer`.
 
 `RejectedError` is the `Failure` relation. Messages are values: a node makes a new one to change it.
 """
@@ -13,7 +16,7 @@ The function gets the message and the outcome to which it adds changes, and answ
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, TypeVar
 from uuid import UUID
@@ -27,7 +30,9 @@ from gateway.domain.entity import EntityId, Json
 from gateway.domain.message import Message
 from gateway.domain.rpc import RpcRequest
 from gateway.errors import RejectedError
-from gateway.ports import Clock, Outcome, StateReader
+from gateway.ports import Clock, Outcome, SeriesReader, StateReader
+from gateway.rules.kept import Keeping, Kept
+from gateway.rules.timers import Fire, Timer, Timers
 from gateway.supervise import Counters
 
 PREFIXES: Final = ("org.thingsboard.rule.engine.", "org.winstarcloud.rule.engine.")
@@ -72,7 +77,16 @@ class Call:
     request: RpcRequest
 
 
-Answer = str | Routed | Enter | Leave | Call | None
+@dataclass(frozen=True, slots=True)
+class Later:
+    """The answer needs awaiting. `ask` gets an outcome of its own, ends in bounded time, and may raise as a node may
+    (besides a `TransientError`, which is a failure too). The receipt of the message waits for it.
+    """
+
+    ask: Callable[[Outcome], Awaitable[Answer]]
+
+
+Answer = str | Routed | Enter | Leave | Call | Later | None
 Run = Callable[[Message, Outcome], Answer]
 
 
@@ -119,6 +133,8 @@ class Shared:
 
     def __init__(self, state: StateReader, config: RulesConfig, clock: Clock, counters: Counters) -> None:
         self.state, self.config, self.clock, self.counters = state, config, clock, counters
+        self.keeping, self.timers = Keeping(), Timers()
+        self.series: SeriesReader | None = None  # for nodes that answer `Later`; None where chains are only checked
         self.script_s = 0.0  # what the scripts of the message under way have taken
         self.written: Recent = Recent(10_000)  # attributes on their way to the disk
         self._sent_ms: Recent = Recent(10_000)  # time of the newest attribute event of an entity and scope
@@ -149,6 +165,13 @@ class NodeEnv:
     chain_name: str
     name: str
     note: Callable[[str], None]
+    owner: object = None
+    kept: Kept = field(default_factory=lambda: Kept("", {}))
+    """What this node holds, also from before a restart, and from before its chain was sent again."""
+
+    def timer(self, fire: Fire) -> Timer:
+        """Not armed yet. `fire` is called outside of any message, when it is due on `clock.monotonic_s`."""
+        return Timer(self.shared.timers, self.owner, fire)
 
     @property
     def state(self) -> StateReader:

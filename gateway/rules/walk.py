@@ -11,17 +11,18 @@ What nodes have changed before a failure stays: each node's work is done when it
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, cast
 
 import orjson
 
 from gateway.domain.entity import EntityId
 from gateway.domain.message import Message
 from gateway.domain.rpc import RpcResponse
-from gateway.errors import RejectedError
+from gateway.errors import RejectedError, TransientError
 from gateway.ports import Outcome, RuleCall
 from gateway.rules.compiled import CompiledChain, CompiledNode
-from gateway.rules.node import FAILURE, SUCCESS, Answer, Call, Enter, Leave, Routed, Shared, copied
+from gateway.rules.node import FAILURE, SUCCESS, Answer, Call, Enter, Later, Leave, Routed, Shared, copied
+from gateway.rules.timers import Timer
 
 MAX_EXECUTIONS: Final = 10_000
 """Nodes that one message, its copies included, may pass: a chain that leads in a circle ends here."""
@@ -64,11 +65,8 @@ class Walker:
                 answer: Answer
                 try:
                     answer = node.run(msg, out)
-                except RejectedError as error:
-                    answer = Routed((FAILURE,), (msg,), str(error))
                 except Exception as error:  # §3.1: whatever a handler throws is its Failure
-                    self._shared.counters.add("rules.node_bugs")
-                    answer = Routed((FAILURE,), (msg,), f"{type(error).__name__}: {error}")
+                    answer = self._failed(msg, error)
                 if type(answer) is str:
                     targets = node.edges.get(answer)
                     if targets is None:
@@ -80,6 +78,42 @@ class Walker:
                 elif answer is not None:
                     self._route(node, answer, msg, frame, waiting, out)
                 break
+
+    def fire(self, timer: Timer, out: Outcome) -> None:
+        """A node acts by itself; from it to the end of every branch."""
+        node = cast("CompiledNode", timer.owner)
+        try:
+            answer = timer.fire(out)
+        except Exception as error:
+            self._shared.counters.add("rules.node_bugs")
+            out.errors.append(_failure(node, f"{type(error).__name__}: {error}"))
+            return
+        if answer is not None:
+            waiting: list[Step] = []
+            self._deliver(node, answer, None, waiting, out)
+            self._run(waiting, out)
+
+    async def _ask(self, node: CompiledNode, later: Later, msg: Message, frame: Frame | None) -> Outcome:
+        """The node's answer, awaited, and the way on from there."""
+        out = Outcome()
+        answer: Answer
+        try:
+            answer = await later.ask(out)
+        except Exception as error:
+            answer = self._failed(msg, error)
+        waiting: list[Step] = []
+        if type(answer) is str:
+            answer = Routed((answer,), (msg,))
+        if answer is not None:
+            self._route(node, answer, msg, frame, waiting, out)
+        self._run(waiting, out)
+        return out
+
+    def _failed(self, msg: Message, error: Exception) -> Routed:
+        if isinstance(error, RejectedError | TransientError):
+            return Routed((FAILURE,), (msg,), str(error))
+        self._shared.counters.add("rules.node_bugs")
+        return Routed((FAILURE,), (msg,), f"{type(error).__name__}: {error}")
 
     def _route(
         self, node: CompiledNode, answer: Answer, msg: Message, frame: Frame | None, waiting: list[Step], out: Outcome
@@ -95,6 +129,8 @@ class Walker:
                 self._deliver(frame.node, Routed((answer.label,), (msg,), text), frame.parent, waiting, out)
         elif isinstance(answer, Call):
             out.calls.append(RuleCall(answer.request, lambda response: self._resume(node, msg, response)))
+        elif isinstance(answer, Later):
+            out.waits.append(lambda: self._ask(node, answer, msg, frame))
 
     def _deliver(
         self, node: CompiledNode, answer: Routed, frame: Frame | None, waiting: list[Step], out: Outcome

@@ -1,5 +1,27 @@
 """Rule nodes, by kind. Importing this package fills the registry of `gateway.rules.node`."""
 
-from gateway.rules.nodes import action, edge, enrichment, filter, flow, rpc, telemetry, transformation, unsupported
+from gateway.rules.nodes import (
+    action,
+    edge,
+    enrichment,
+    filter,
+    flow,
+    rpc,
+    telemetry,
+    timed,
+    transformation,
+    unsupported,
+)
 
-__all__ = ["action", "edge", "enrichment", "filter", "flow", "rpc", "telemetry", "transformation", "unsupported"]
+__all__ = [
+    "action",
+    "edge",
+    "enrichment",
+    "filter",
+    "flow",
+    "rpc",
+    "telemetry",
+    "timed",
+    "transformation",
+    "unsupported",
+]

@@ -8,7 +8,7 @@ from uuid import UUID
 import orjson
 
 from gateway.config import RulesConfig
-from gateway.domain.changes import AppendEvent
+from gateway.domain.changes import AppendEvent, DropLocal, SaveLocal
 from gateway.domain.entity import Device, DeviceProfile, EntityId
 from gateway.domain.message import Message
 from gateway.domain.telemetry import Attribute, attribute_bytes
@@ -102,17 +102,53 @@ class Rules:
 
     def __init__(self, nodes: list[tuple[Any, ...]] | None = None, *connections: tuple[int, int, str], **config: Any):
         self.state, self.clock, self.counters = FakeState(), FakeClock(), Counters()
-        self.engine = RuleEngine(self.state, RulesConfig(**config), self.clock, self.counters)
-        self.engine.load_files()
+        self.config = RulesConfig(**config)
+        self.series: Any = None
+        self.local: dict[tuple[str, str], bytes] = {}  # what is durable of what nodes keep
+        self._sent: list[tuple[UUID, str, Any, bool]] = []
+        self._start()
         if nodes is not None:
             self.put(CHAIN_ID, "Root", metadata(nodes, *connections), is_root=True)
 
+    def _start(self) -> None:
+        self.engine = RuleEngine(self.state, self.config, self.clock, self.counters, self.series)
+        self.engine.restore([(*place, body) for place, body in self.local.items()])
+        self.engine.load_files()
+
+    def commit(self, outcome: Outcome) -> Outcome:
+        """What it keeps becomes durable."""
+        for change in outcome.changes:
+            if isinstance(change, SaveLocal):
+                self.local[change.kind, change.key] = change.body
+            elif isinstance(change, DropLocal):
+                self.local.pop((change.kind, change.key), None)
+        return outcome
+
+    def restart(self) -> None:
+        """Another process with what was committed; the same chains are there again."""
+        self._start()
+        sent, self._sent = self._sent, []
+        for chain in sent:
+            self.put(*chain)
+        self.engine.settle()
+
+    async def wait(self, seconds: float) -> list[Outcome]:
+        """Let time pass; what the timers caused, committed."""
+        end_s, outcomes = self.clock.monotonic_s() + seconds, []
+        while self.engine.due_s <= end_s:
+            await self.clock.advance(max(0.0, self.engine.due_s - self.clock.monotonic_s()))
+            while (outcome := self.engine.fire()) is not None:
+                outcomes.append(self.commit(outcome))
+        await self.clock.advance(end_s - self.clock.monotonic_s())
+        return outcomes
+
     def put(self, chain_id: UUID, name: str, content: Any, is_root: bool = False) -> None:
+        self._sent.append((chain_id, name, content, is_root))
         self.engine.put_chain(chain_id, {"name": name, "root": is_root})
         self.engine.put_metadata(chain_id, content)
 
     def run(self, data: Any = None, type_: str = "POST_TELEMETRY_REQUEST", **more: Any) -> Outcome:
-        return self.engine.process(message(data, type_, **more))
+        return self.commit(self.engine.process(message(data, type_, **more)))
 
     def passed(self, name: str) -> int:
         """How many messages a node has had."""

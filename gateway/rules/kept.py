@@ -1,0 +1,103 @@
+"""What nodes hold between messages: in memory, and durable with the changes of the message that caused it.
+
+A receipt says that a message is safe. So a node that keeps one back for later (a window, a delay) keeps it here, never
+in memory alone. ThingsBoard's own nodes lose theirs with a restart (reference rule-engine §0.9).
+
+Ids of nodes change with every update of a chain (§9, 18). What is kept belongs to the chain's id, the node's class and
+its name, and to the place among nodes of one name: a chain that is sent again finds what it had.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from types import MappingProxyType
+from typing import Final
+from uuid import UUID
+
+import orjson
+
+from gateway.domain.changes import Change, DropLocal, SaveLocal
+from gateway.domain.entity import EntityId, Json
+from gateway.domain.message import Message
+from gateway.ports import Outcome
+
+KIND: Final = "rule_node"
+
+
+class Kept:
+    """Small items of one node, by name. Values are JSON and treated as values: `put` a new one to change it."""
+
+    def __init__(self, place: str, items: dict[str, Json]) -> None:
+        self._place, self._items = place, items
+
+    @property
+    def items(self) -> Mapping[str, Json]:
+        """All, in the order in which they were first put; after a restart in no order."""
+        return MappingProxyType(self._items)
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+    def get(self, name: str) -> Json:
+        """None when there is none."""
+        return self._items.get(name)
+
+    def put(self, out: Outcome, name: str, value: Json) -> None:
+        """Upsert; durable with the rest of `out`."""
+        self._items[name] = value
+        out.changes.append(SaveLocal(KIND, f"{self._place}{name}", orjson.dumps(value)))
+
+    def drop(self, out: Outcome, name: str) -> None:
+        """Unknown is no error."""
+        if self._items.pop(name, None) is not None:
+            out.changes.append(DropLocal(KIND, f"{self._place}{name}"))
+
+
+class Keeping:
+    """What all nodes hold. `load` is called once, before chains are made."""
+
+    def __init__(self) -> None:
+        self._places: dict[str, dict[str, Json]] = {}
+
+    def load(self, local: Iterable[tuple[str, str, bytes]]) -> None:
+        """`Snapshot.local`: kind, key, body. What cannot be read is left alone and ignored."""
+        for kind, key, body in local:
+            place, mark, name = key.rpartition("\x1f")
+            if kind == KIND and mark:
+                self._places.setdefault(place + mark, {})[name] = orjson.loads(body)
+
+    def of(self, chain_id: UUID, type_: str, name: str, number: int) -> Kept:
+        """Of one node; who asks again gets the same items. `number`: the how-manieth of this class and name."""
+        place = f"{chain_id}\x1f{type_}\x1f{name}\x1f{number}\x1f"
+        return Kept(place, self._places.setdefault(place, {}))
+
+    def forget(self, alive: Iterable[tuple[UUID, str, str, int]]) -> tuple[list[Change], int]:
+        """Drop what belongs to no living node; the changes, and how many items went."""
+        places = {f"{chain_id}\x1f{type_}\x1f{name}\x1f{number}\x1f" for chain_id, type_, name, number in alive}
+        changes: list[Change] = []
+        for place in [place for place in self._places if place not in places]:
+            changes += [DropLocal(KIND, f"{place}{name}") for name in self._places.pop(place)]
+        return changes, len(changes)
+
+
+def frozen(msg: Message) -> dict[str, Json]:
+    """A message as JSON."""
+    return {
+        "type": msg.type,
+        "originator": [msg.originator.type, str(msg.originator.id)],
+        "data": msg.data,
+        "metadata": msg.metadata,
+        "ts": msg.ts_ms,
+    }
+
+
+def thawed(json: Json) -> Message:
+    """The message again, with a new id, as a node emits it later."""
+    kind, id_ = json["originator"]
+    return Message(
+        type=json["type"],
+        originator=EntityId(kind, UUID(id_)),
+        data=json["data"],
+        metadata=json["metadata"],
+        ts_ms=json["ts"],
+    )
