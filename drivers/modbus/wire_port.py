@@ -127,6 +127,8 @@ class PortLine:
             )
         except (OSError, ValueError, termios.error) as error:
             raise Unreachable(_why(error, settings), AGAIN_S) from error
+        if settings.parity != "none":
+            _heed_parity(port.fileno())
         if settings.rs485 is not None:
             try:
                 port.rs485_mode = _direction(settings.rs485)
@@ -137,6 +139,13 @@ class PortLine:
                     "the adapter switches by itself"
                 ) from error
         return port
+
+
+def _heed_parity(fd: int) -> None:
+    """Pyserial has the kernel overlook parity errors; heeded, a character with one reads as 0, which no checksum takes."""
+    attributes = termios.tcgetattr(fd)
+    attributes[0] = attributes[0] & ~termios.IGNPAR | termios.INPCK
+    termios.tcsetattr(fd, termios.TCSANOW, attributes)
 
 
 def _has_hung_up(fd: int) -> bool:

@@ -36,7 +36,8 @@ class Units:
 
     `late` of the answers take up to `latest_s`; `silent` never answer; the shares `noise`, `flips`, `cuts` and
     `strangers` (another unit answers as well) spoil what is sent. `content`: what a register holds that was not
-    written. `framing`: rtu or ascii.
+    written. `framing`: rtu or ascii. `parity`: the UART sees when an odd number of bits of a character is wrong; default:
+    for ascii, as the standard has it.
     """
 
     def __init__(
@@ -54,7 +55,9 @@ class Units:
         prompt_s=0.002,
         content=held,
         framing="rtu",
+        parity=None,
     ):
+        self.parity = framing == "ascii" if parity is None else parity
         self.content, self.framing = content, framing
         self.written = {}  # (unit, is a bit, address): value
         self.writes = 0
@@ -134,8 +137,13 @@ class Units:
         data = bytearray(FRAMERS[self.framing]().encode(unit, pdu))
         chance = rng.random()
         if chance < self.flips:
+            was = bytes(data)
             for _ in range(rng.randint(1, 3)):
                 data[rng.randrange(len(data))] ^= 1 << rng.randrange(8)
+            if self.parity:
+                for place, (before, now) in enumerate(zip(was, data, strict=True)):
+                    if (before ^ now).bit_count() & 1:
+                        data[place] = 0  # as the kernel hands over what its UART complains of
         elif chance < self.flips + self.cuts:
             del data[rng.randrange(1, len(data)) :]
         elif chance < self.flips + self.cuts + self.noise:

@@ -1,6 +1,8 @@
 """The master on a line whose bytes take their time: order on the wire, and every way in which a line can be bad."""
 
 import asyncio
+import os
+import termios
 import time
 from contextlib import asynccontextmanager
 from itertools import pairwise
@@ -108,6 +110,18 @@ async def test_an_echo_that_does_not_come(tmp_path):
     async with paced(tmp_path, Units(1, silent={1}), echo=True) as (_, wire):
         with pytest.raises(TransientError, match="no echo either; leave `echo` out"):
             await wire.read_registers(1, Table.HOLDING_REGISTER, 5, 1)
+
+
+@pytest.mark.parametrize(("parity", "is_heeded"), [("even", True), ("odd", True), ("none", False)])
+async def test_the_kernel_heeds_parity(tmp_path, parity, is_heeded):
+    """The LRC of ASCII alone takes about one in 2,000 damaged frames for good."""
+    async with paced(tmp_path, Units(1), parity=parity, timeout_s=0.5) as (line, wire):
+        await wire.read_registers(1, Table.HOLDING_REGISTER, 0, 1)
+        fd = os.open(line.tty, os.O_RDWR | os.O_NOCTTY)
+        try:
+            assert bool(termios.tcgetattr(fd)[0] & termios.INPCK) is is_heeded
+        finally:
+            os.close(fd)
 
 
 @pytest.mark.parametrize("framing", ["rtu", "ascii"])
