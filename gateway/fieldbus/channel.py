@@ -6,7 +6,7 @@ import asyncio
 import logging
 from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import Any, Final, Protocol
+from typing import Any, Final, Protocol, overload
 
 import orjson
 
@@ -14,7 +14,7 @@ from gateway.domain.entity import Json
 from gateway.domain.rpc import RpcError, RpcRequest, RpcResponse
 from gateway.domain.telemetry import TsKv, Value
 from gateway.errors import GatewayError, RejectedError, TransientError
-from gateway.ports import Clock, DeviceInlet, DeviceSession, Query, Receipt, Write
+from gateway.ports import Clock, DeviceInlet, DeviceSession, Query, Receipt, WriteTogether, Wrote
 from gateway.supervise import Counters
 
 log = logging.getLogger(__name__)
@@ -30,8 +30,18 @@ class CallExpired(RejectedError):
 class Calls(Protocol):
     """What a channel needs of its bus."""
 
-    def submit(self, command: Write | Query, expires_ms: int | None = None) -> asyncio.Future[Value]:
+    @overload
+    def submit(self, command: Query, expires_ms: int | None = None) -> asyncio.Future[Value]: ...
+
+    @overload
+    def submit(self, command: WriteTogether, expires_ms: int | None = None) -> asyncio.Future[Wrote]: ...
+
+    def submit(self, command: Any, expires_ms: int | None = None) -> asyncio.Future[Any]:
         """Into the bus' inbox; done with the value read. Fails with a `GatewayError`."""
+        ...
+
+    def together(self, device: str, keys: Sequence[str]) -> Sequence[Sequence[str]]:
+        """The same keys in the same order, cut into those that one command can write."""
         ...
 
     def is_writable(self, device: str, key: str) -> bool | None:
@@ -113,10 +123,10 @@ class BusChannel:
 
     def send_attributes(self, values: Mapping[str, Value]) -> None:
         """Write those that name a writable tag, and post what the device then has; the others are not ours."""
-        for key, value in values.items():
-            if self._calls.is_writable(self._name, key):
-                future = self._calls.submit(Write(device=self._name, key=key, value=value))
-                future.add_done_callback(partial(self._attribute_written, key))
+        keys = [key for key in values if self._calls.is_writable(self._name, key)]
+        for group in self._calls.together(self._name, keys):
+            future = self._calls.submit(WriteTogether(device=self._name, values={key: values[key] for key in group}))
+            future.add_done_callback(partial(self._attributes_written, group))
 
     def send_attributes_deleted(self, keys: Sequence[str]) -> None:
         """A register cannot be deleted: the device keeps its value."""
@@ -124,66 +134,116 @@ class BusChannel:
     async def send_rpc(self, rpc_id: int, request: RpcRequest) -> RpcResponse:
         """Execute a call; the answer is `{"result":{"value":…}}` or `{"result":{"error":"…"}}`.
 
+        A write adds `note` (of several `notes`, by key) when the device holds another value than was written, and one
+        that failed on its way `written`: the values of the keys before.
+
         Source of the shape: what devices behind ThingsBoard's own gateway answer.
         """
         try:
-            result = {"value": await self._execute(request.method, request.params, request.expires_ms)}
+            result = await self._execute(request.method, request.params, request.expires_ms)
         except CallExpired:
             self._counters.add("fieldbus.calls_expired")
             return RpcResponse(error=RpcError.TIMEOUT)
         except (RejectedError, TransientError) as error:
-            self._counters.add("fieldbus.calls_failed")
             result = {"error": str(error)}
+        if "error" in result:
+            self._counters.add("fieldbus.calls_failed")
         return RpcResponse(response=orjson.dumps({"result": result}).decode())
 
-    async def _execute(self, method: str, params: Json, expires_ms: int) -> Value:
+    async def _execute(self, method: str, params: Json, expires_ms: int) -> dict[str, Any]:
         if self._calls.is_writable(self._name, method) is not None:
             if params is None:
-                return await self._calls.submit(Query(device=self._name, key=method), expires_ms)
-            return await self._calls.submit(Write(device=self._name, key=method, value=params), expires_ms)
+                return await self._get(method, expires_ms)
+            return await self._set_one(method, params, expires_ms)
         if method == "get":
+            if isinstance(params, str):
+                return await self._get(params, expires_ms)
             if isinstance(params, dict) and isinstance(params.get("key"), str):
-                return await self._calls.submit(Query(device=self._name, key=params["key"]), expires_ms)
+                return await self._get(params["key"], expires_ms)
             raise RejectedError('get needs params {"key": "<key>"}')
         if method == "set":
+            if isinstance(params, str):
+                return await self._set_text(params, expires_ms)
+            if not isinstance(params, dict) or not params:
+                raise RejectedError('set needs params {"key": "<key>", "value": <value>} or {"<key>": <value>, …}')
+            if params.keys() == {"key", "value"} and isinstance(params["key"], str):
+                return await self._set_one(params["key"], params["value"], expires_ms)
             return await self._set(params, expires_ms)
         raise RejectedError(f"Method not found for {method}")
 
-    async def _set(self, params: Json, expires_ms: int) -> Value:
-        if not isinstance(params, dict) or not params:
-            raise RejectedError('set needs params {"key": "<key>", "value": <value>} or {"<key>": <value>, …}')
-        if params.keys() == {"key", "value"} and isinstance(params["key"], str):
-            return await self._calls.submit(
-                Write(device=self._name, key=params["key"], value=params["value"]), expires_ms
-            )
-        written: dict[str, Any] = {}
-        for key, value in params.items():
+    async def _get(self, key: str, expires_ms: int) -> dict[str, Any]:
+        return {"value": await self._calls.submit(Query(device=self._name, key=key), expires_ms)}
+
+    async def _set_one(self, key: str, value: Json, expires_ms: int) -> dict[str, Any]:
+        done = await self._set({key: value}, expires_ms)
+        if "value" in done:
+            done["value"] = done["value"][key]
+        if "notes" in done:
+            done["note"] = done.pop("notes")[key]
+        return done
+
+    async def _set_text(self, text: str, expires_ms: int) -> dict[str, Any]:
+        """`…;value=9;` as the vendor's gateway takes it: what stands before names the place; the answer is text too."""
+        parts = [part for part in text.split(";") if part]
+        value = [part for part in parts if part.startswith("value=")]
+        if len(value) != 1 or len(parts) == 1:
+            raise RejectedError("set needs a text like type=16int;functionCode=6;objectsCount=1;address=6;value=9;")
+        place = "".join(f"{part};" for part in parts if part != value[0])
+        done = await self._set_one(place, value[0].removeprefix("value="), expires_ms)
+        held = done.get("value")
+        if held is not None and not isinstance(held, str):
+            done["value"] = orjson.dumps(held).decode()
+        return done
+
+    async def _set(self, values: Mapping[str, Json], expires_ms: int) -> dict[str, Any]:
+        written: dict[str, Value] = {}
+        notes: dict[str, str] = {}
+        failed: RejectedError | TransientError | None = None
+        for group in self._calls.together(self._name, list(values)):
+            command = WriteTogether(device=self._name, values={key: values[key] for key in group})
             try:
-                written[key] = await self._calls.submit(Write(device=self._name, key=key, value=value), expires_ms)
+                wrote = await self._calls.submit(command, expires_ms)
             except (RejectedError, TransientError) as error:
                 if not written:
                     raise
-                raise RejectedError(f"{error}; already written: {', '.join(written)}") from error
-        return written
+                failed = error
+                break
+            written |= wrote.values
+            notes |= wrote.notes
+            if isinstance(wrote.error, RejectedError | TransientError):
+                failed = wrote.error
+                break
+        done: dict[str, Any] = {"value": written}
+        if failed is not None:
+            done = {"error": f"{failed}; already written: {', '.join(written)}", "written": written}
+        if notes:
+            done["notes"] = notes
+        return done
 
-    def _attribute_written(self, key: str, done: asyncio.Future[Value]) -> None:
+    def _attributes_written(self, keys: Sequence[str], done: asyncio.Future[Wrote]) -> None:
         if done.cancelled():
             return
-        error = done.exception()
-        if error is None:
-            value = done.result()
-            if self._calls.is_attribute(self._name, key):
-                receipts = self.post((), {key: value})
-            else:
-                receipts = self.post((TsKv(self._clock.now_ms(), {key: value}),), {})
-            for receipt in receipts:
+        error: BaseException | None = done.exception()
+        wrote = done.result() if error is None else Wrote(values={})
+        error = error or wrote.error
+        for key, note in wrote.notes.items():
+            self._counters.add("fieldbus.attributes_not_taken")
+            log.warning("%s: shared attribute %r: %s", self._name, key, note)
+        telemetry = {k: v for k, v in wrote.values.items() if not self._calls.is_attribute(self._name, k)}
+        attributes = {key: value for key, value in wrote.values.items() if key not in telemetry}
+        if wrote.values:
+            items = (TsKv(self._clock.now_ms(), telemetry),) if telemetry else ()
+            for receipt in self.post(items, attributes):
                 self._receipts.add(receipt)
                 receipt.add_done_callback(self._posted)
-        elif isinstance(error, GatewayError):
-            self._counters.add("fieldbus.attributes_not_written")
-            log.warning("%s: shared attribute %r is not written: %s", self._name, key, error)
-        else:
+        if error is None:
+            return
+        if not isinstance(error, GatewayError):
             raise error
+        for key in keys:
+            if key not in wrote.values:
+                self._counters.add("fieldbus.attributes_not_written")
+                log.warning("%s: shared attribute %r is not written: %s", self._name, key, error)
 
     def _posted(self, receipt: Receipt) -> None:
         self._receipts.discard(receipt)

@@ -217,7 +217,7 @@ async def test_a_slow_bus_reads_less_often_and_counts_the_turns_it_missed():
         ("get", {"key": "nope"}, {"error": "A has no point 'nope'"}),
         ("set", [], {"error": 'set needs params {"key": "<key>", "value": <value>} or {"<key>": <value>, …}'}),
         ("set", {"key": "nope", "value": 1}, {"error": "A.nope is not writable"}),
-        ("set", {"t": 5, "nope": 6}, {"error": "A.nope is not writable; already written: t"}),
+        ("set", {"t": 5, "nope": 6}, {"error": "A.nope is not writable; already written: t", "written": {"t": 5}}),
     ],
 )
 async def test_calls_and_their_answers(method, params, result):
