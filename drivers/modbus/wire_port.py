@@ -142,7 +142,7 @@ class PortLine:
 
 
 def _heed_parity(fd: int) -> None:
-    """Pyserial has the kernel overlook parity errors; heeded, a character with one reads as 0, which no checksum takes."""
+    """Without this pyserial has the kernel overlook parity errors; heeded, a character with one reads as 0."""
     attributes = termios.tcgetattr(fd)
     attributes[0] = attributes[0] & ~termios.IGNPAR | termios.INPCK
     termios.tcsetattr(fd, termios.TCSANOW, attributes)
