@@ -108,7 +108,8 @@ class Gateway:
             inlet.provisioning.local = configured_keys(config.provisioning)
             inlet.provisioning.max_devices = config.broker.max_devices
             inlet.claims.is_allowed_by_default = config.provisioning.allow_claiming_by_default
-            broker = MqttBroker(config.broker, inlet, clock, counters, committer, snapshot.local)
+            rates = config.rate_limits.rates()
+            broker = MqttBroker(config.broker, inlet, clock, counters, committer, snapshot.local, rates)
             mapping_sets = load_sets(config.mappings)
             if mapping_sets:
                 broker.map_topics(Rules(mapping_sets), config.mappings)
@@ -154,7 +155,9 @@ class Gateway:
                     await _first(asyncio.ensure_future(broker.ready.wait()), committing, timeout_s=2)
                     if config.http.port is not None or config.http.tls_port is not None:
                         cast = config.broker.json_type_cast
-                        http = DeviceHttp(config.http, inlet, clock, counters, json_type_cast=cast, packages=ota)
+                        http = DeviceHttp(
+                            config.http, inlet, clock, counters, json_type_cast=cast, packages=ota, rates=rates
+                        )
                         mouths.append(keep(http.name, http.serve))
                         status_parts["http"] = http.status
                     mouths.append(keep(fieldbus.name, fieldbus.serve))

@@ -32,6 +32,7 @@ from pydantic import (
 )
 
 from gateway.domain.cloud_event import WhenFull
+from gateway.domain.rates import LIMIT_NAMES, Limits, Rates, Sender, parse_rate
 from gateway.domain.rpc import RpcStrategy
 from gateway.errors import ConfigError
 
@@ -501,6 +502,36 @@ class RpcConfig(Settings):
     strategy: RpcStrategy = RpcStrategy.BURST
 
 
+class RateLimitsConfig(Settings):
+    """How much devices may send, each as `count:seconds,count:seconds`; empty: no limit (`docs/limits.md`)."""
+
+    device_messages: str = Field(
+        "", description="Of one device: connecting, subscriptions, requests, calls, claims, as in 10:1,300:60."
+    )
+    device_telemetry_messages: str = Field("", description="Telemetry and attributes: messages of one device.")
+    device_telemetry_data_points: str = Field("", description="The same: values of one device.")
+    gateway_own_messages: str = Field("", description="What a gateway sends of itself.")
+    gateway_own_telemetry_messages: str = ""
+    gateway_own_telemetry_data_points: str = ""
+    gateway_messages: str = Field("", description="All devices behind one gateway together.")
+    gateway_telemetry_messages: str = ""
+    gateway_telemetry_data_points: str = ""
+    sub_device_messages: str = Field("", description="Each device behind a gateway.")
+    sub_device_telemetry_messages: str = ""
+    sub_device_telemetry_data_points: str = ""
+
+    @field_validator("*")
+    @classmethod
+    def _is_a_rate(cls, text: str) -> str:
+        parse_rate(text)
+        return text.replace(" ", "")
+
+    def rates(self) -> Rates | None:
+        """Nobody has sent anything yet; None: there is no limit."""
+        rates = Rates({one: Limits(**{name: getattr(self, f"{one}_{name}") for name in LIMIT_NAMES}) for one in Sender})
+        return None if rates.is_off() else rates
+
+
 class ApiConfig(Settings):
     """The local API behind `edge-gateway status` and `events`: a unix socket, so only local users of its group."""
 
@@ -532,8 +563,16 @@ class GatewayConfig(Settings):
     buses: tuple[dict[str, Any], ...] = Field((), description="One entry a bus: `kind` selects the driver.")
     ota: OtaConfig = OtaConfig()
     rpc: RpcConfig = RpcConfig()
+    rate_limits: RateLimitsConfig = RateLimitsConfig()
     api: ApiConfig = ApiConfig()
     log: LogConfig = LogConfig()
+
+    _folder: Path | None = PrivateAttr(default=None)
+
+    @property
+    def folder(self) -> Path | None:
+        """Where the configuration file lies; None: there was none."""
+        return self._folder
 
     @field_validator("devices")
     @classmethod
@@ -573,13 +612,6 @@ _CLOUD_ENVIRONMENT: Mapping[str, str] = {
     "CLOUD_RPC_PORT": "port",
     "CLOUD_RPC_TIMEOUT": "timeout_ms",
     "CLOUD_RPC_SSL_ENABLED": "ssl_enabled",
-    _folder: Path | None = PrivateAttr(default=None)
-
-    @property
-    def folder(self) -> Path | None:
-        """Where the configuration file lies; None: there was none."""
-        return self._folder
-
     "CLOUD_RPC_SSL_CERT": "ssl_cert",
 }
 

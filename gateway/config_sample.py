@@ -22,6 +22,7 @@ from gateway.config import (
     MappingsConfig,
     OtaConfig,
     ProvisioningConfig,
+    RateLimitsConfig,
     RpcConfig,
     RulesConfig,
     SqliteStore,
@@ -49,7 +50,7 @@ devices: []
 #  - name: Thermostat-1
 #    profile: thermostat
 #    access_token: choose-a-long-random-one      # or access_token_file: /path, or mqtt_basic: {user_name, password}
-#    gateway: false                              # true: a gateway to the cloud; v1/gateway/… is not served yet
+#    gateway: false                              # true: it speaks for the devices behind it, on v1/gateway/…
 
 # Field buses: one entry a wire, `kind` selects the driver (docs/modbus.md, docs/serial.md).
 buses: []
@@ -78,6 +79,7 @@ _SECTIONS: tuple[tuple[str, type[BaseModel], str], ...] = (
     ("ota", OtaConfig, ""),
     ("provisioning", ProvisioningConfig, ""),
     ("rpc", RpcConfig, ""),
+    ("rate_limits", RateLimitsConfig, ""),
     ("api", ApiConfig, ""),
     ("log", LogConfig, ""),
 )

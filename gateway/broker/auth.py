@@ -20,6 +20,7 @@ ACCEPTED: Final = (0, 0x00)
 NOT_AUTHORIZED: Final = (5, 0x87)
 UNAVAILABLE: Final = (3, 0x88)
 BAD_CLIENT_ID: Final = (2, 0x85)
+OVER_RATE: Final = (3, 0x9F)
 """CONNACK codes (3.x, 5.0)."""
 
 

@@ -12,6 +12,7 @@ from gateway.broker.local_hub import LocalHub
 from gateway.broker.profile_topics import Transports
 from gateway.config import BrokerConfig
 from gateway.domain.entity import Device
+from gateway.domain.rates import RateLimitedError, Rates
 from gateway.ports import Clock, DeviceInlet, Packages
 from gateway.supervise import Counters
 
@@ -32,7 +33,7 @@ class Complaints:
         self._clock = clock
         self._logged_s: dict[UUID, float] = {}
 
-    def bad(self, device: Device, topic: str, reason: str) -> None:
+    def bad(self, device: Device, topic: str, reason: str, what: str = "bad payload") -> None:
         """Only the reason is logged, never the payload."""
         now_s = self._clock.monotonic_s()
         logged_s = self._logged_s.get(device.id)
@@ -40,7 +41,7 @@ class Complaints:
             self._logged_s[device.id] = now_s
             # A device profile's own topics have levels that the device chooses: they make no lines of their own here.
             shown = topic if topic.isprintable() else repr(topic)
-            log.warning("device %r: bad payload on %s: %s; further ones are only counted", device.name, shown, reason)
+            log.warning("device %r: %s on %s: %s; further ones are only counted", device.name, what, shown, reason)
 
 
 class Desk:
@@ -62,8 +63,35 @@ class Desk:
         self.config, self.inlet, self.clock, self.counters = config, inlet, clock, counters
         self.spawn, self.bug, self.congested, self.local = spawn, bug, congested, local
         self.packages: Packages | None = None
+        self.rates: Rates | None = None  # nobody is limited
         self.complaints = Complaints(clock)
         self.transports = Transports(config.profiles)
         self.admission = Admission(config, counters)
         self.doorkeeper = self.admission.doorkeeper
         self.read_buffer = memoryview(bytearray(READ_BYTES))
+
+    def take(self, device: Device, points: int, where: str) -> None:
+        """One message of the device's own, see `Rates.take`; one too many is counted and named.
+
+        Raises:
+            RateLimitedError: It is over its limit.
+        """
+        if self.rates is None:
+            return
+        try:
+            self.rates.take(device.id, points, self.clock.monotonic_s(), is_gateway=device.is_gateway)
+        except RateLimitedError as error:
+            self.counters.add("broker.rate_limited")
+            self.complaints.bad(device, where, str(error), "too much")
+            raise
+
+    def take_behind(self, gateway: Device, name: str, points: int, where: str) -> None:
+        """The same for the device of this name behind a gateway."""
+        if self.rates is None:
+            return
+        try:
+            self.rates.take_behind(gateway.id, name, points, self.clock.monotonic_s())
+        except RateLimitedError as error:
+            self.counters.add("broker.gateway_rate_limited")
+            self.complaints.bad(gateway, where, str(error), "too much")
+            raise

@@ -26,6 +26,7 @@ from gateway.broker.receipts import AckQueue
 from gateway.broker.topics import V1, Family, FilterKind, Intent, PublishTopic, parse_id, publish_topic
 from gateway.domain import payloads
 from gateway.domain.entity import Device, DeviceProfile
+from gateway.domain.rates import RateLimitedError, Rates, Sender, data_points
 from gateway.domain.rpc import RpcError, RpcRequest, RpcResponse
 from gateway.domain.telemetry import Value
 from gateway.errors import RejectedError
@@ -35,6 +36,7 @@ log = logging.getLogger(__name__)
 
 TOPIC_NAME_INVALID: Final = 0x90
 PAYLOAD_FORMAT_INVALID: Final = 0x99
+FAILURE: Final = 0x83
 SERVER_FAULT: Final = 0x8B
 MAX_QOS2_OPEN: Final = 1000
 
@@ -141,6 +143,8 @@ class DeviceApi:
                 self._HANDLERS[topic.intent](self, packet, topic)
         except payloads.PayloadError as error:
             self._bad_payload(packet, error)
+        except RateLimitedError:
+            self._end(FAILURE)
 
     def resume(self, received: Iterable[int]) -> None:
         """QoS 2 packets that the device's persistent session has taken before this connection."""
@@ -157,6 +161,8 @@ class DeviceApi:
         items = form.telemetry(packet.payload, self._now_ms(), cast=self._cast, left_out=left_out)
         if left_out:
             self._keys_left_out(packet, left_out)
+        if self._desk.rates is not None and items is not None:
+            self._desk.take(self._device, data_points(items), packet.topic)
         if items:
             self._answer(packet, self._session.post_telemetry(items, _own_topic(topic)))
         elif items is not None:  # an empty array is taken and never answered
@@ -168,6 +174,7 @@ class DeviceApi:
         values = form.attributes(packet.payload, cast=self._cast, left_out=left_out)
         if left_out:
             self._keys_left_out(packet, left_out)
+        self._desk.take(self._device, len(values), packet.topic)
         self._answer(packet, self._session.post_attributes(values, _own_topic(topic)) if values else None)
 
     def _attribute_request(self, packet: Publish, topic: PublishTopic) -> None:
@@ -175,6 +182,7 @@ class DeviceApi:
         if request_id is None:
             raise payloads.PayloadError("the request id in the topic must be a 32-bit integer")
         client_keys, shared_keys = self._transport.forms[topic.family.form].attribute_request(packet.payload)
+        self._desk.take(self._device, 0, packet.topic)
         self._answer(packet, None)
         self._ask(self._send_attributes_found(request_id, topic.family, client_keys, shared_keys))
 
@@ -183,6 +191,7 @@ class DeviceApi:
         if rpc_id is None:
             raise payloads.PayloadError("the request id in the topic must be a 32-bit integer")
         answer = self._transport.forms[topic.family.form].rpc_answer(packet.payload)
+        self._desk.take(self._device, 0, packet.topic)
         self._answer(packet, self._session.answer_rpc(rpc_id, answer))
 
     def _rpc_request(self, packet: Publish, topic: PublishTopic) -> None:
@@ -190,8 +199,11 @@ class DeviceApi:
         if request_id is None:
             raise payloads.PayloadError("the request id in the topic must be a 32-bit integer", is_fatal=True)
         method, params = self._transport.forms[topic.family.form].client_rpc(packet.payload)
+        is_about_limits = method == "getSessionLimits" and topic.family.is_v1
+        if not is_about_limits:
+            self._desk.take(self._device, 0, packet.topic)
         self._answer(packet, None)
-        if method == "getSessionLimits" and topic.family.is_v1:
+        if is_about_limits:
             limits = orjson.dumps(self._session_limits()).decode()
             body = self._transport.form_down(topic.family).rpc_response(request_id, limits)
             self._send_to(topic.family.rpc_response, request_id, body)
@@ -199,7 +211,9 @@ class DeviceApi:
             self._ask(self._send_rpc_answer(request_id, topic.family, method, params))
 
     def _claim(self, packet: Publish, topic: PublishTopic) -> None:
-        self._answer(packet, self._session.claim(*self._transport.forms[""].claim(packet.payload)))
+        secret_key, duration_ms = self._transport.forms[""].claim(packet.payload)
+        self._desk.take(self._device, 0, packet.topic)
+        self._answer(packet, self._session.claim(secret_key, duration_ms))
 
     def _gateway(self, packet: Publish, topic: PublishTopic) -> None:
         if self.gateway is None:
@@ -320,27 +334,38 @@ class DeviceApi:
         self._outbox.publish(f"{prefix}{request_id}", payload, self.granted.get(prefix + "+", 1))
 
     def _session_limits(self) -> dict[str, object]:
-        unlimited = {"messages": None, "telemetryMessages": None, "telemetryDataPoints": None}
+        is_gateway, rates = self._device.is_gateway, self._desk.rates or Rates({})
         limits: dict[str, object] = {
             "maxPayloadSize": self._desk.config.max_packet_bytes,
             "maxInflightMessages": self._desk.config.max_inflight,
-            "rateLimits": unlimited,
+            "rateLimits": rates.told(Sender.GATEWAY_OWN if is_gateway else Sender.DEVICE),
         }
-        if self._device.is_gateway:
-            limits["gatewayRateLimits"] = unlimited
+        if is_gateway:
+            limits["gatewayRateLimits"] = rates.told(Sender.GATEWAY)
         return limits
 
     # ── subscriptions ──
 
     def subscribe_attributes(self, family: Family) -> None:
         """Pushes of changes follow, in the spelling of the last subscription."""
-        self._attributes_family = family
-        self._session.subscribe_attributes(True)
+        if self._may_subscribe(family.attributes):
+            self._attributes_family = family
+            self._session.subscribe_attributes(True)
 
     def subscribe_rpc(self, family: Family) -> None:
         """Calls follow, in the spelling of the last subscription."""
-        self._rpc_family = family
-        self._session.subscribe_rpc(True, confirms=True)
+        if self._may_subscribe(family.rpc_request):
+            self._rpc_family = family
+            self._session.subscribe_rpc(True, confirms=True)
+
+    def _may_subscribe(self, topic: str) -> bool:
+        """Over the rate limit it is granted and does nothing, as on a server; the device is named in the log."""
+        try:
+            self._desk.take(self._device, 0, topic)
+        except RateLimitedError:
+            self._desk.counters.add("broker.subscriptions_rate_limited")
+            return False
+        return True
 
     # ── DeviceChannel: down ──
 

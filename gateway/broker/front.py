@@ -36,6 +36,7 @@ from gateway.broker.topics import is_local
 from gateway.broker.wire import Decoder
 from gateway.domain.entity import Device
 from gateway.domain.onboarding import CertificateChain
+from gateway.domain.rates import RateLimitedError
 from gateway.errors import RejectedError
 from gateway.ports import Receipt
 
@@ -50,6 +51,7 @@ MAX_CLIENT_ID_3_1: Final = 23  # MQTT 3.1 wants one, of at most so many characte
 _LINGER_S: Final = 1.0  # for the last packets of a closing connection
 
 NORMAL, PROTOCOL_ERROR, FAILURE, NOT_AUTHORIZED, SERVER_FAULT, KEEPALIVE_TIMEOUT = 0x00, 0x82, 0x83, 0x87, 0x8B, 0x8D
+OVER_RATE = 0x97
 
 
 # Why nothing is read from a connection just now; any of them.
@@ -404,6 +406,9 @@ class Connection(asyncio.BufferedProtocol):
             return
         packet.user_name = packet.password = None  # not needed any more, so not kept
         desk.doorkeeper.accepted(self._address)
+        if not self._may_open(device):
+            self._turn_down(packet, auth.OVER_RATE, OVER_RATE)
+            return
         desk.counters.add("broker.connects")
         self._open_outbox(packet)
         self._write_connack(packet, device)
@@ -421,6 +426,14 @@ class Connection(asyncio.BufferedProtocol):
         )
         if self._local is not None:
             self._resume_local(self._local, self._api)
+
+    def _may_open(self, device: Device) -> bool:
+        try:
+            self._desk.take(device, 0, "CONNECT")
+        except RateLimitedError:
+            self._desk.counters.add("broker.connects_refused")
+            return False
+        return True
 
     def _open_outbox(self, packet: Connect) -> None:
         self._outbox = Outbox(
@@ -442,10 +455,10 @@ class Connection(asyncio.BufferedProtocol):
             )
         self._turn_down(packet, codes)
 
-    def _turn_down(self, packet: Connect, codes: tuple[int, int]) -> None:
+    def _turn_down(self, packet: Connect, codes: tuple[int, int], reason: int = NOT_AUTHORIZED) -> None:
         self.write(encode.connack(packet.version, codes[packet.version == 5]))
         packet.user_name = packet.password = None
-        self.close(NOT_AUTHORIZED)
+        self.close(reason)
 
     # ── local topics ──
 

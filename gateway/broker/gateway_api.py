@@ -18,6 +18,7 @@ from gateway.broker.gateway_metrics import Latencies
 from gateway.broker.gateway_packet import Trouble, Verdict, WaitingPacket
 from gateway.domain import payloads
 from gateway.domain.entity import Device
+from gateway.domain.rates import RateLimitedError, data_points
 from gateway.domain.rpc import RpcRequest, RpcResponse
 from gateway.domain.telemetry import TsKv, Value
 from gateway.errors import FullError, RejectedError
@@ -187,7 +188,7 @@ class GatewayApi:
         left_out: list[str] = []
         latencies: list[forms.Latency] = []
         now_ms = self._desk.clock.now_ms()
-        subs = self._subs
+        subs, is_limited = self._subs, self._desk.rates is not None
         members = self._forms_now().up.telemetry_members(packet.payload, self._cast)
         form = members.form
         for name, said in self._devices_in(packet, waiting, members):
@@ -195,6 +196,8 @@ class GatewayApi:
                 items = form.telemetry(said, now_ms, self._cast, left_out, latencies)
             except payloads.PayloadError as error:
                 self._invalid(packet, waiting, name, error)
+                continue
+            if is_limited and not self._may(packet, waiting, name, data_points(items)):
                 continue
             sub = subs.get(name)
             if sub is not None and sub.session is not None:
@@ -215,7 +218,8 @@ class GatewayApi:
             except payloads.PayloadError as error:
                 self._invalid(packet, waiting, name, error)
                 continue
-            self._do(packet, waiting, name, _post_attributes(values))
+            if self._may(packet, waiting, name, len(values)):
+                self._do(packet, waiting, name, _post_attributes(values))
         self._keys_left_out(packet, left_out)
 
     def _claim(self, packet: Publish, waiting: WaitingPacket) -> None:
@@ -226,15 +230,18 @@ class GatewayApi:
             except payloads.PayloadError as error:
                 self._invalid(packet, waiting, name, error)
                 continue
-            self._do(packet, waiting, name, _claimed(secret_key, duration_ms))
+            if self._may(packet, waiting, name):
+                self._do(packet, waiting, name, _claimed(secret_key, duration_ms))
 
     def _attribute_question(self, packet: Publish, waiting: WaitingPacket) -> None:
         question = self._forms_now().up.question(packet.payload)
-        self._do(packet, waiting, question.device, lambda session: self._ask(self._send_found(session, question)))
+        if self._may(packet, waiting, question.device):
+            self._do(packet, waiting, question.device, lambda session: self._ask(self._send_found(session, question)))
 
     def _rpc_answer(self, packet: Publish, waiting: WaitingPacket) -> None:
         name, rpc_id, text = self._forms_now().up.rpc_answer(packet.payload)
-        self._do(packet, waiting, name, lambda session: session.answer_rpc(rpc_id, text))
+        if self._may(packet, waiting, name):
+            self._do(packet, waiting, name, lambda session: session.answer_rpc(rpc_id, text))
 
     _HANDLERS: Final[Mapping[str, Callable[[GatewayApi, Publish, WaitingPacket], None]]] = {
         "v1/gateway/connect": _connect,
@@ -270,6 +277,8 @@ class GatewayApi:
         """With the session of this device, now or when the device is durable."""
         sub = self._subs.get(name)
         if sub is None:
+            if not self._may(packet, waiting, name):
+                return
             try:
                 sub = self._open(name, profile)
             except FullError as error:
@@ -284,6 +293,17 @@ class GatewayApi:
             waiting.add(name, receipt, Trouble.NOT_MADE)
         elif (done := act(sub.session)) is not None:
             waiting.add(name, done)
+
+    def _may(self, packet: Publish, waiting: WaitingPacket, name: str, points: int = 0) -> bool:
+        """Is this device within its rate limits, and its gateway? If not, the gateway is told of it by name."""
+        try:
+            self._desk.take_behind(self._gateway, name, points, packet.topic)
+        except RateLimitedError:
+            waiting.trouble(Trouble.RATE)
+            if self._version == 5:
+                self.send(DISCONNECT, self.form_down().disconnected(name, forms.RATE_LIMIT))
+            return False
+        return True
 
     def _open(self, name: str, profile: str) -> SubDevice:
         most = self._desk.config.max_gateway_devices

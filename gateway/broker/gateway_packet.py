@@ -18,6 +18,7 @@ class Trouble(IntEnum):
     FAILED = 3  #: what was said could not be kept
     SHAPE = 4  #: nothing usable in it
     INVALID = 5  #: the data of one device cannot be read
+    RATE = 6  #: a device, or all of the gateway, has sent too much
 
 
 class Verdict(NamedTuple):
@@ -35,6 +36,7 @@ _VERDICTS: Final[dict[Trouble, Verdict]] = {
     Trouble.FAILED: Verdict(0x80, 0x80),
     Trouble.SHAPE: Verdict(0x83, 0x83),
     Trouble.INVALID: Verdict(0x99),
+    Trouble.RATE: Verdict(0x97, 0x97),
 }
 
 
@@ -69,6 +71,8 @@ class WaitingPacket:
         if self.worst is None:
             return _GOOD
         verdict = _VERDICTS[self.worst]
+        if self.worst is Trouble.RATE and self._version < 5:
+            return Verdict(None, verdict.ending)  # an acknowledgement would say that it was taken
         if self.worst is Trouble.INVALID:
             if self._version < 5:
                 return Verdict(None, 0x99)

@@ -19,6 +19,7 @@ from gateway.domain.telemetry import TsKv, Value
 from gateway.errors import RejectedError
 
 OTHER_ERROR: Final = 128
+RATE_LIMIT: Final = 150
 """Reason in `v1/gateway/disconnect`: what was said could not be kept."""
 
 _WHOLE: Final = re.compile(r"-?[0-9]{1,19}")

@@ -20,6 +20,7 @@ from gateway.broker.mapping import Rules
 from gateway.broker.packets import Publish
 from gateway.broker.tls import TlsDoor, TlsFiles
 from gateway.config import BrokerConfig, MappingsConfig
+from gateway.domain.rates import Rates
 from gateway.errors import TransientError
 from gateway.ports import Clock, Committer, DeviceInlet, Packages, Receipt
 from gateway.supervise import Counters
@@ -46,13 +47,16 @@ class MqttBroker:
         counters: Counters,
         committer: Committer | None = None,
         kept: Iterable[tuple[str, str, bytes]] = (),
+        rates: Rates | None = None,
     ) -> None:
-        """`committer` and `kept` are for local publish/subscribe: without them nothing of it lasts.
+        """`committer` and `kept` are for local publish/subscribe: without them nothing of it lasts. `rates` None:
+        devices may send as much as they can.
 
         Raises:
             ConfigError: The rules for local topics cannot be used.
         """
         self._config, self._inlet, self._clock, self._counters = config, inlet, clock, counters
+        self._rates = rates
         self._members: set[Connection] = set()
         self._local: LocalHub | None = None
         if config.local_topics:
@@ -101,7 +105,7 @@ class MqttBroker:
             self.ready.set()
             await asyncio.get_running_loop().create_future()
         house = _House(self._config, self._inlet, self._clock, self._counters, self._members, self._local)
-        house.desk.packages = self.packages
+        house.desk.packages, house.desk.rates = self.packages, self._rates
         try:
             await self._listen(house)
             log.info("listening for MQTT on %s port %d", self._config.host, self.port)

@@ -208,6 +208,7 @@ def _rpc(call: edge_pb2.DeviceRpcCallMsg) -> Command | None:
             is_oneway=call.oneway,
             is_persisted=call.persisted,
             request_uuid=optional_uuid(call.requestUuidMSB, call.requestUuidLSB),
+            retries=max(0, call.retries),
         )
     )
 

@@ -23,7 +23,8 @@ RESPONSE_WAIT_S: Final = 30.0
 """Strategy `SEQUENTIAL_ON_RESPONSE_FROM_DEVICE`: without an answer the next call goes out after it."""
 
 MAX_RETRIES: Final = 5
-"""A persisted call that was not acknowledged is handed over again so many times, then it has failed."""
+"""A persisted call that was not acknowledged is handed over again so many times, then it has failed. Its caller may
+want fewer of them."""
 
 
 class NotAcknowledgedError(TransientError):
@@ -44,6 +45,11 @@ def order_of(call: tuple[UUID, UUID, str, int, Json]) -> int:
     return int(call[4].get("order", 0))
 
 
+def most_retries(wanted: int) -> int:
+    """Of a call whose caller wants so many; 0: it has not said."""
+    return min(wanted, MAX_RETRIES) if wanted > 0 else MAX_RETRIES
+
+
 def progress_from(kept: Mapping[str, Json], state: str) -> Progress | None:
     """Of a call that was open at the last exit. None: it may have been executed and must not be executed again, or
     it was tried often enough.
@@ -57,7 +63,7 @@ def progress_from(kept: Mapping[str, Json], state: str) -> Progress | None:
     progress.was_sent = True
     if state == RpcState.SENT:
         progress.retries += 1
-    return progress if progress.retries <= MAX_RETRIES else None
+    return progress if progress.retries <= most_retries(int(kept.get("most_retries", 0))) else None
 
 
 def state_when_sent(request: RpcRequest, *, confirms: bool) -> RpcState:

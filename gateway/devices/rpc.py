@@ -22,12 +22,12 @@ import orjson
 
 from gateway.devices.handover import (
     ACK_WAIT_S,
-    MAX_RETRIES,
     RESPONSE_WAIT_S,
     Lines,
     NotAcknowledgedError,
     Progress,
     Turn,
+    most_retries,
     one_of,
     one_within,
     order_of,
@@ -181,6 +181,8 @@ class RpcDesk:
             "deviceType": device.type if device else "",
             "requestId": str(request.request_id),
         }
+        if request.retries:
+            metadata["retries"] = str(request.retries)
         try:
             # As JSON text, texts too: the text "5" must not reach the device as the number 5.
             params = orjson.dumps(request.params).decode()
@@ -337,12 +339,13 @@ class RpcDesk:
     def _tries_again(self, entry: _Open, *, is_counted: bool) -> bool:
         """A persisted call that the device may not have: False when it was tried often enough."""
         request, progress = entry.request, entry.progress
-        if is_counted and progress.retries >= MAX_RETRIES:
+        most = most_retries(request.retries)
+        if is_counted and progress.retries >= most:
             self._counters.add("rpc.given_up")
             device = self._state.device(request.device_id)
             name = device.name if device else request.device_id
             text = "rpc: device %r did not acknowledge the persisted call %r, which was sent %d times; it has failed"
-            log.warning(text, name, request.method, MAX_RETRIES + 1)
+            log.warning(text, name, request.method, most + 1)
             return False
         progress.retries += is_counted
         if request.is_from_cloud:
@@ -453,6 +456,8 @@ class RpcDesk:
             self._progress.pop(request.request_uuid, None)
         elif progress := self._progress.get(request.request_uuid):
             kept |= {"order": progress.order, "retries": progress.retries}
+            if request.retries:
+                kept["most_retries"] = request.retries
         return [SaveRpc(request.request_uuid, request.device_id, state, request.expires_ms, kept)]
 
     def _answer_changes(self, request: RpcRequest, response: RpcResponse) -> list[Change]:
@@ -499,4 +504,5 @@ def _request_from(kept: Mapping[str, Json], request_uuid: UUID) -> RpcRequest:
         is_oneway=kept["is_oneway"],
         is_persisted=kept["is_persisted"],
         request_uuid=request_uuid,
+        retries=int(kept.get("most_retries", 0)),
     )

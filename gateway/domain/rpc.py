@@ -25,6 +25,7 @@ class RpcRequest:
 
     `request_id` and `request_uuid` are the caller's and come back with the answer; `params` is parsed
     JSON; `expires_ms` is UTC epoch milliseconds. `is_from_cloud` is False for a call that a rule chain makes itself.
+    `retries`: how often a persisted call is sent again without an acknowledgement; 0: the caller has not said.
     """
 
     device_id: UUID
@@ -36,6 +37,7 @@ class RpcRequest:
     is_persisted: bool = False
     request_uuid: UUID | None = None
     is_from_cloud: bool = True
+    retries: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -29,6 +29,7 @@ from gateway.domain.payloads import (
     parse_telemetry,
     rpc_answer_text,
 )
+from gateway.domain.rates import RateLimitedError, Rates, data_points
 from gateway.domain.telemetry import TsKv
 from gateway.errors import RejectedError
 from gateway.ports import Clock, DeviceInlet, Packages, Receipt
@@ -76,8 +77,9 @@ class DeviceApi:
         *,
         json_type_cast: bool,
         packages: Packages | None = None,
+        rates: Rates | None = None,
     ) -> None:
-        self._packages = packages
+        self._packages, self._rates = packages, rates
         self._config, self._inlet, self._visits, self._doorkeeper = config, inlet, visits, doorkeeper
         self._clock, self._counters, self._cast = clock, counters, json_type_cast
         self._bodies = Bodies()
@@ -131,6 +133,11 @@ class DeviceApi:
                 self._counters.add("http.bad_payloads")
                 self._complain(visit, request, str(error))
                 return _answer(500, str(error).encode())
+            except RateLimitedError as error:
+                self._counters.add("http.rate_limited")
+                self._complain(visit, request, str(error), "too much")
+                # ThingsBoard's 500 for what is posted; what is asked for has its own status.
+                return _answer(500 if request.method == "POST" else 429, str(error).encode(), {"retry-after": "1"})
             except RejectedError as error:
                 self._counters.add("http.rejected")
                 log.warning("device %r: a message over HTTP could not be stored: %s", device.name, error)
@@ -179,15 +186,22 @@ class DeviceApi:
                 what,
             )
 
-    def _complain(self, visit: Visit, request: Request, reason: str) -> None:
+    def _take(self, visit: Visit, points: int = 0) -> None:
+        """One message of the device, see `Rates.take`."""
+        if self._rates is not None:
+            device = visit.session.device
+            self._rates.take(device.id, points, self._clock.monotonic_s(), is_gateway=device.is_gateway)
+
+    def _complain(self, visit: Visit, request: Request, reason: str, what: str = "bad body") -> None:
         """Only the reason and the kind of call are logged: never the body, and never the path with its token."""
         now_s = self._clock.monotonic_s()
         if visit.complained_s is None or now_s - visit.complained_s >= QUIET_S:
             visit.complained_s = now_s
             call = request.scope["path"].split("/")[4]  # (`request.url` begins with what the device calls our host)
             log.warning(
-                "device %r: bad body of %s /%s: %s; further ones are only counted",
+                "device %r: %s of %s /%s: %s; further ones are only counted",
                 visit.session.device.name,
+                what,
                 request.method,
                 call,
                 reason,
@@ -212,6 +226,7 @@ class DeviceApi:
             items = parse_telemetry(body, self._clock.now_ms(), cast=self._cast, left_out=left_out)
             if left_out:
                 self._keys_left_out(visit, request, left_out)
+            self._take(visit, data_points(items or ()))
             if items:
                 await self._post(visit, items)
         return _answer(200)
@@ -233,6 +248,7 @@ class DeviceApi:
             values = parse_attributes(body, cast=self._cast, left_out=left_out)
             if left_out:
                 self._keys_left_out(visit, request, left_out)
+            self._take(visit, len(values))
             if values:
                 await self._room_on_disk(visit)
                 await _all_durable([visit.session.post_attributes(values)])
@@ -246,6 +262,7 @@ class DeviceApi:
         client, shared = _keys(request, "clientKeys"), _keys(request, "sharedKeys")
         if client is None and shared is None:
             client = shared = []
+        self._take(visit)
         try:
             async with asyncio.timeout(ATTRIBUTES_TIMEOUT_S):
                 found = await visit.session.request_attributes(client, shared)
@@ -257,10 +274,12 @@ class DeviceApi:
 
     async def _poll_attributes(self, visit: Visit, request: Request) -> Response:
         timeout_s = _poll_s(request)
+        self._take(visit)
         return await self._poll(visit, request, visit.poll_attributes(), timeout_s)
 
     async def _poll_calls(self, visit: Visit, request: Request) -> Response:
         timeout_s = _poll_s(request)
+        self._take(visit)
         return await self._poll(visit, request, visit.poll_calls(timeout_s), timeout_s)
 
     async def _poll(self, visit: Visit, request: Request, poll: Poll, timeout_s: float) -> Response:
@@ -294,6 +313,7 @@ class DeviceApi:
             raise _BadParameter("the call's id in the path must be a 32-bit integer")
         async with self._body(visit, request, MAX_RPC_BYTES) as body:
             await self._room_on_disk(visit)
+            self._take(visit)
             await _all_durable([visit.session.answer_rpc(int(text), rpc_answer_text(body))])
         return _answer(200)
 
@@ -301,6 +321,7 @@ class DeviceApi:
         async with self._body(visit, request, MAX_RPC_BYTES) as body:
             method, params = parse_client_rpc(body, needs_params=True)
         await self._room_on_disk(visit)
+        self._take(visit)
         call_id = FIRST_CALL_ID + next(self._call_ids) % FIRST_CALL_ID
         answer = await visit.session.call_server(call_id, method, params)
         return _json(b'{"error":"timeout"}' if answer is None else answer.encode())
@@ -311,6 +332,7 @@ class DeviceApi:
         async with self._body(visit, request, MAX_RPC_BYTES) as body:
             secret_key, duration_ms = parse_claim(body)
         await self._room_on_disk(visit)
+        self._take(visit)
         await _all_durable([visit.session.claim(secret_key, duration_ms)])
         return _answer(200)
 

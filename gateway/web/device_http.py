@@ -10,6 +10,7 @@ from typing import Any, Final
 
 from gateway.config import HttpConfig
 from gateway.domain.doorkeeper import Doorkeeper
+from gateway.domain.rates import Rates
 from gateway.errors import RefusedError
 from gateway.ports import Clock, DeviceInlet, Packages
 from gateway.supervise import Counters
@@ -39,8 +40,9 @@ class DeviceHttp:
         *,
         json_type_cast: bool = True,
         packages: Packages | None = None,
+        rates: Rates | None = None,
     ) -> None:
-        self._packages = packages
+        self._packages, self._rates = packages, rates
         self._config, self._inlet, self._clock, self._counters = config, inlet, clock, counters
         self._json_type_cast = json_type_cast
         self._doorkeeper = Doorkeeper(config.wrong_token_limit, config.block_s)
@@ -77,6 +79,7 @@ class DeviceHttp:
             self._counters,
             json_type_cast=self._json_type_cast,
             packages=self._packages,
+            rates=self._rates,
         )
         server = Server(
             api.routes(),

@@ -50,6 +50,7 @@ class FakeRules:
                 expires_ms=int(message.metadata["expirationTime"]),
                 is_oneway=message.metadata["oneway"] == "true",
                 is_persisted=message.metadata["persistent"] == "true",
+                retries=int(message.metadata.get("retries", 0)),
             )
             outcome.calls.append(RuleCall(request, self._resume))
         return outcome

@@ -92,8 +92,9 @@ async def site(
         inlet = FakeInlet(receipts)
         inlet.add_device("pump", "tok")
         inlet.add_device("fan", "tok2")
-    packages = settings.pop("packages", None)
-    broker = MqttBroker(BrokerConfig(host="127.0.0.1", port=0, **settings), inlet, clock, counters, committer, kept)
+    packages, rates = settings.pop("packages", None), settings.pop("rates", None)
+    config = BrokerConfig(host="127.0.0.1", port=0, **settings)
+    broker = MqttBroker(config, inlet, clock, counters, committer, kept, rates)
     broker.packages = packages
     serving = asyncio.create_task(broker.serve())
     await asyncio.wait(

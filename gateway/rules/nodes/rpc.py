@@ -50,6 +50,7 @@ def rpc_call_request(config: RpcRequestConfig, env: NodeEnv) -> Run:
                 is_persisted=metadata.get("persistent", "").lower() == "true",
                 request_uuid=request_uuid,
                 is_from_cloud=is_from_server and request_uuid is not None,
+                retries=_number(metadata.get("retries")) or 0,
             )
         )
 

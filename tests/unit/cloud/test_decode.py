@@ -257,6 +257,13 @@ def test_parameters_of_a_call(text, params):
     assert isinstance(command, RpcCalled)
     assert command.request.params == params
     assert command.request.request_uuid is None
+    assert command.request.retries == 0
+
+
+def test_a_caller_says_how_often_a_call_is_tried_again():
+    call = {"deviceIdMSB": 1, "deviceIdLSB": 2, "retries": 2, "requestMsg": {"method": "m"}}
+    (command,) = read(deviceRpcCallMsg=[call]).downlink.commands
+    assert command.request.retries == 2
 
 
 def test_neither_call_nor_answer_is_nothing():

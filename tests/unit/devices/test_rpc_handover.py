@@ -131,6 +131,30 @@ async def test_a_persisted_call_has_failed_after_five_retries(caplog):
         assert len(channel.calls) == 6
 
 
+@pytest.mark.parametrize(("wanted", "sent"), [(1, 2), (0, 6), (9, 6), (-1, 6)])
+async def test_a_caller_may_want_fewer_retries(wanted, sent):
+    """Platform API body, `retries`; 0 on the wire is a caller that has not said. Survives a restart between them."""
+    async with House() as house:
+        device = house.add_device()
+        session, _ = listen(house, device)
+        await call(house, device, is_persisted=True, retries=wanted)
+        await house.clock.advance(10)
+        session.subscribe_rpc(True, confirms=True)
+        await settle()
+        snapshot = kept(house)
+    async with House(snapshot) as house:
+        house.rpc.recover(snapshot)
+        for more in range(sent - 2):
+            session, channel = listen(house, device)
+            await settle()
+            assert len(channel.calls) == 1, more
+            await house.clock.advance(10)
+        _, channel = listen(house, device)
+        await settle()
+        assert not channel.calls
+        assert house.rpc.open_calls() == 0
+
+
 async def test_a_connection_that_is_lost_before_the_acknowledgement_counts_as_a_try():
     async with House() as house:
         device = house.add_device()

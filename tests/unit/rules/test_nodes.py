@@ -457,11 +457,12 @@ def test_rpc_call_that_cannot_be_made(data, more):
 def test_rpc_parameters(params, expected):
     config = {"timeoutInSeconds": "5"}
     rules = Rules([("rpc.TbSendRPCRequestNode", "call", config)])
-    meta = {"oneway": "true", "expirationTime": "9" * 30, "requestUUID": "no uuid"}
+    meta = {"oneway": "true", "expirationTime": "9" * 30, "requestUUID": "no uuid", "retries": "2"}
     (call,) = rules.run(
         {"method": "m", "params": params, "requestId": 2**31}, "RPC_CALL_FROM_SERVER_TO_DEVICE", metadata=meta
     ).calls
     assert call.request.params == expected
+    assert call.request.retries == 2
     assert (call.request.is_oneway, call.request.is_persisted) == (True, False)
     assert call.request.expires_ms == NOW + 5000
     assert (call.request.request_uuid, call.request.is_from_cloud) == (None, False)
