@@ -110,6 +110,8 @@ class Gateway:
             inlet.claims.is_allowed_by_default = config.provisioning.allow_claiming_by_default
             rates = config.rate_limits.rates()
             broker = MqttBroker(config.broker, inlet, clock, counters, committer, snapshot.local, rates)
+            inlet.on_changed = broker.device_changed
+            broker.keep_only(lambda device_id: state.device(device_id) is not None)
             mapping_sets = load_sets(config.mappings)
             if mapping_sets:
                 broker.map_topics(Rules(mapping_sets), config.mappings)

@@ -168,6 +168,10 @@ class DeviceSession(Protocol):
         ...
 
 
+DeviceChanged = Callable[[UUID, Device | None], None]
+"""Hears of a device: as it is now (renamed, with another profile, with another id than this one), None: deleted."""
+
+
 class DeviceInlet(Protocol):
     """What broker and fieldbus know of the rest of the house."""
 

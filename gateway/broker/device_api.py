@@ -258,7 +258,7 @@ class DeviceApi:
         else:
             if len(self._received) >= MAX_QOS2_OPEN:
                 raise RejectedError(f"{MAX_QOS2_OPEN} QoS 2 exchanges without PUBREL")
-            if not reason:  # an error ends the exchange: the id is free again
+            if reason < 0x80:  # an error ends the exchange: the id is free again
                 self._received[packet.packet_id] = receipt
             self._acks.add(receipt, encode.ack(PUBREC, packet.packet_id, self._version, reason))
 

@@ -9,7 +9,7 @@ import struct
 from collections.abc import Iterable, Sequence
 from typing import Final
 
-from gateway.broker.packets import Connect
+from gateway.broker.packets import Connect, Publish
 
 PINGREQ: Final = b"\xc0\x00"
 PINGRESP: Final = b"\xd0\x00"
@@ -18,12 +18,39 @@ _short_ack = struct.Struct(">HH").pack
 _FIRST: Final = {4: 0x40, 5: 0x50, 6: 0x62, 7: 0x70}
 
 
-def connack(version: int, code: int, *, is_session_present: bool = False, session_expiry_s: int | None = None) -> bytes:
-    """All limits are the defaults of 5.0, topic aliases included (none); `session_expiry_s`: another one than asked."""
+def connack(version: int, code: int, *, is_session_present: bool = False, properties: bytes = b"") -> bytes:
+    """`properties`: of 5.0, see `limits`."""
     body = bytes((is_session_present, code))
     if version == 5:
-        body += b"\0" if session_expiry_s is None else b"\x05\x11" + session_expiry_s.to_bytes(4, "big")
+        body += _length(len(properties)) + properties
     return _packet(0x20, body)
+
+
+def limits(
+    *,
+    receive_maximum: int,
+    max_packet_bytes: int,
+    has_local: bool,
+    session_expiry_s: int | None,
+    assigned_id: str,
+) -> bytes:
+    """What a CONNACK of 5.0 says of this server; what is not said has its default: QoS 2, no topic aliases.
+
+    Without local topics there are no retained messages, subscription identifiers, wildcards and shared
+    subscriptions. `session_expiry_s`: another one than asked for, else None.
+    """
+    said = b"\x21" + receive_maximum.to_bytes(2, "big") + b"\x27" + max_packet_bytes.to_bytes(4, "big")
+    if session_expiry_s is not None:
+        said += b"\x11" + session_expiry_s.to_bytes(4, "big")
+    if assigned_id:
+        said += b"\x12" + _text(assigned_id)
+    return said if has_local else said + b"\x25\0\x29\0\x2a\0"
+
+
+def publish_properties(passed: bytes, left_s: int | None, identifiers: Sequence[int]) -> bytes:
+    """Of a PUBLISH of 5.0, without their length; `left_s`: how long the message may still live."""
+    said = passed if left_s is None else b"\x02" + left_s.to_bytes(4, "big") + passed
+    return said + b"".join(b"\x0b" + _length(number) for number in identifiers)
 
 
 def publish(
@@ -35,14 +62,15 @@ def publish(
     *,
     is_retained: bool = False,
     is_dup: bool = False,
+    properties: bytes = b"",
 ) -> bytes:
-    """`packet_id` counts only with QoS 1 and 2."""
+    """`packet_id` counts only with QoS 1 and 2, `properties` (without their length) only in 5.0."""
     name = topic.encode()
     head = len(name).to_bytes(2, "big") + name
     if qos:
         head += packet_id.to_bytes(2, "big")
     if version == 5:
-        head += b"\0"
+        head += _length(len(properties)) + properties if properties else b"\0"
     return _packet(0x30 | is_dup << 3 | qos << 1 | is_retained, head + payload)
 
 
@@ -85,7 +113,8 @@ def connect(packet: Connect) -> bytes:
     fields = _text(packet.client_id)
     if will is not None:
         flags |= 4 | will.qos << 3 | will.is_retained << 5
-        fields += (b"\0" if packet.version == 5 else b"") + _text(will.topic) + _binary(will.payload)
+        fields += _will_properties(will, packet.will_delay_s) if packet.version == 5 else b""
+        fields += _text(will.topic) + _binary(will.payload)
     if packet.user_name is not None:
         flags |= 0x80
         fields += _text(packet.user_name)
@@ -106,9 +135,10 @@ def connect(packet: Connect) -> bytes:
     return _packet(0x10, head + fields)
 
 
-def subscribe(version: int, packet_id: int, filters: Sequence[tuple[str, int]]) -> bytes:
-    """Filters with their QoS (in 5.0: with their options)."""
-    body = packet_id.to_bytes(2, "big") + (b"\0" if version == 5 else b"")
+def subscribe(version: int, packet_id: int, filters: Sequence[tuple[str, int]], identifier: int = 0) -> bytes:
+    """Filters with their QoS (in 5.0: with their options, and an identifier for all of them; 0: none)."""
+    properties = b"\x0b" + _length(identifier) if identifier else b""
+    body = packet_id.to_bytes(2, "big") + (_length(len(properties)) + properties if version == 5 else b"")
     return _packet(0x82, body + b"".join(_text(name) + bytes((qos,)) for name, qos in filters))
 
 
@@ -125,12 +155,24 @@ def _packet(first: int, body: bytes) -> bytes:
 def _start(first: int, length: int) -> bytes:
     if length < 128:
         return bytes((first, length))
-    head = bytearray((first,))
-    while length > 127:
-        head.append(length & 0x7F | 0x80)
-        length >>= 7
-    head.append(length)
-    return bytes(head)
+    return bytes((first,)) + _length(length)
+
+
+def _length(number: int) -> bytes:
+    """A variable byte integer."""
+    encoded = bytearray()
+    while number > 127:
+        encoded.append(number & 0x7F | 0x80)
+        number >>= 7
+    encoded.append(number)
+    return bytes(encoded)
+
+
+def _will_properties(will: Publish, delay_s: int) -> bytes:
+    said = b"\x18" + delay_s.to_bytes(4, "big") if delay_s else b""
+    if will.more is not None:
+        said += publish_properties(will.more.passed, will.more.expiry_s, ())
+    return _length(len(said)) + said
 
 
 def _text(text: str) -> bytes:

@@ -9,11 +9,12 @@ from __future__ import annotations
 import asyncio
 import logging
 from typing import Final, cast
+from uuid import uuid4
 
 from gateway.broker import auth, encode, subscriptions
 from gateway.broker.certificates import Presented, presented
 from gateway.broker.desk import Desk
-from gateway.broker.device_api import DeviceApi
+from gateway.broker.device_api import MAX_QOS2_OPEN, DeviceApi
 from gateway.broker.local_member import LocalMember
 from gateway.broker.local_sessions import FIRST_ID
 from gateway.broker.outbox import Outbox
@@ -301,6 +302,8 @@ class Connection(asyncio.BufferedProtocol):
         elif self._api is None and self._provision is None:
             raise ProtocolError("the first packet is not CONNECT")
         elif isinstance(packet, Disconnect):
+            if packet.session_expiry_s and self._connect is not None and not self._connect.session_expiry_s:
+                raise ProtocolError("DISCONNECT with a session expiry after a CONNECT without one", PROTOCOL_ERROR)
             if self._local is not None:
                 self._local.close(is_graceful=packet.reason != 0x04, expiry_s=packet.session_expiry_s)
             self.close(NORMAL)
@@ -444,6 +447,7 @@ class Connection(asyncio.BufferedProtocol):
             max_packet_bytes=packet.max_packet_bytes,
             max_waiting_bytes=self._max_write_bytes,
             highest_id=FIRST_ID - 1,
+            dropped=self._desk.counters.add,
         )
 
     def _refuse(self, packet: Connect, codes: tuple[int, int]) -> None:
@@ -479,14 +483,22 @@ class Connection(asyncio.BufferedProtocol):
         """Nothing of the API is kept between connections: there the flag only mirrors the question, as ThingsBoard
         does it. A client with an id of its own may have a session for local topics, and hears the truth.
         """
-        is_present, expiry_s = not packet.is_clean, None
+        is_present, expiry_s = not packet.is_clean and packet.version != 5, 0
         hub, will = self._desk.local, packet.will
         if hub is not None and (packet.client_id or (will is not None and is_local(will.topic))):
             self._local = self._new_member(packet, device)
             if packet.client_id:
-                is_present = self._local.is_present
-                expiry_s = self._local.expiry_s if self._local.expiry_s != packet.session_expiry_s else None
-        self.write(encode.connack(packet.version, 0, is_session_present=is_present, session_expiry_s=expiry_s))
+                is_present, expiry_s = self._local.is_present, self._local.expiry_s
+        properties = b""
+        if packet.version == 5:
+            properties = encode.limits(
+                receive_maximum=MAX_QOS2_OPEN,
+                max_packet_bytes=self._config.max_packet_bytes,
+                has_local=hub is not None,
+                session_expiry_s=None if expiry_s == packet.session_expiry_s else expiry_s,
+                assigned_id="" if packet.client_id else f"gateway-{uuid4().hex}",
+            )
+        self.write(encode.connack(packet.version, 0, is_session_present=is_present, properties=properties))
 
     def _resume_local(self, local: LocalMember, api: DeviceApi) -> None:
         api.resume(local.received)

@@ -9,6 +9,7 @@ import socket
 from collections.abc import Callable, Coroutine, Iterable
 from functools import partial
 from typing import Any, Final
+from uuid import UUID
 
 from gateway.broker.acl import load_acl
 from gateway.broker.admission import Admission
@@ -20,6 +21,7 @@ from gateway.broker.mapping import Rules
 from gateway.broker.packets import Publish
 from gateway.broker.tls import TlsDoor, TlsFiles
 from gateway.config import BrokerConfig, MappingsConfig
+from gateway.domain.entity import Device
 from gateway.domain.rates import Rates
 from gateway.errors import TransientError
 from gateway.ports import Clock, Committer, DeviceInlet, Packages, Receipt
@@ -82,6 +84,16 @@ class MqttBroker:
 
         cast = self._config.json_type_cast
         self._mapped = local.mapped = Mapped(rules, mappings, self._inlet, self._clock, self._counters, send, cast=cast)
+
+    def device_changed(self, device_id: UUID, device: Device | None) -> None:
+        """`DeviceChanged`: rights in local topics follow; what is kept for a deleted device goes."""
+        if self._local is not None:
+            self._local.device_changed(device_id, device)
+
+    def keep_only(self, is_known: Callable[[UUID], bool]) -> None:
+        """Before the start: what is kept for devices that there are no more goes."""
+        if self._local is not None:
+            self._local.keep_only(is_known)
 
     def connections(self) -> int:
         """Open sockets."""

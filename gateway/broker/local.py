@@ -5,9 +5,9 @@ with a client id of ours: whatever ids the devices use, they cannot get into eac
 session ends with its connection. API topics never come here, so no wildcard can reach them.
 
 What amqtt 0.12 lacks is fenced in. It drops a QoS 1 message that is unacknowledged after 5 s and forgets the
-publisher's QoS, so everything passes it with QoS 0, the QoS as the first byte of the payload, and the front owns
-the delivery. Retained messages, wills and persistent sessions stay outside. Its queues have no bound, so reading
-from a device stops while they are long.
+publisher's QoS, so everything passes it with QoS 0; the QoS, who published it and what 5.0 says beside it travel in
+front of the payload, and the front owns the delivery. Retained messages, wills, shared subscriptions and persistent
+sessions stay outside. Its queues have no bound, so reading from a device stops while they are long.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import logging
+import struct
 from collections.abc import Callable, Coroutine, Iterable
 from contextlib import suppress
 from typing import Any, Final
@@ -24,6 +25,7 @@ from amqtt.broker import Broker
 from amqtt.errors import AMQTTError
 
 from gateway.broker import encode
+from gateway.broker.local_messages import loaded, stored
 from gateway.broker.packets import Connect, Publish, Suback, Unsuback
 from gateway.broker.wire import Decoder
 
@@ -31,6 +33,8 @@ log = logging.getLogger(__name__)
 logging.getLogger("amqtt").setLevel(logging.ERROR)  # a library in the house, not a voice in the log
 logging.getLogger("transitions").setLevel(logging.ERROR)
 
+_ENVELOPE: Final = struct.Struct(">BQ")
+_RETAINED, _HAS_MORE = 0x04, 0x08
 _LISTENER: Final = "default"
 _MAX_QUEUED: Final = 1000  # messages in amqtt's queues before its sessions stop reading
 _MAX_PIPE_BYTES: Final = 65_536  # then the front stops reading from the device
@@ -64,7 +68,7 @@ class LocalBroker:
                     await broker.shutdown()
 
     def attach(
-        self, deliver: Callable[[Publish], None], relieved: Callable[[], None], gone: Callable[[], None]
+        self, deliver: Callable[[Publish, int], None], relieved: Callable[[], None], gone: Callable[[], None]
     ) -> AmqttSession:
         """A new session; what is sent before amqtt is up waits in its pipe."""
         client_id = f"device-connection-{next(self._numbers)}"
@@ -88,7 +92,7 @@ class AmqttSession:
     def __init__(
         self,
         client_id: str,
-        deliver: Callable[[Publish], None],
+        deliver: Callable[[Publish, int], None],
         relieved: Callable[[], None],
         gone: Callable[[], None],
     ) -> None:
@@ -107,9 +111,11 @@ class AmqttSession:
         """True while amqtt is behind."""
         return self.reader.is_full
 
-    def publish(self, packet: Publish) -> None:
+    def publish(self, packet: Publish, origin: int) -> None:
         """To every session that has subscribed there."""
-        self.reader.feed(encode.publish(4, packet.topic, bytes((packet.qos,)) + packet.payload))
+        extra = b"" if packet.more is None else stored(packet.more)
+        flags = packet.qos | (_RETAINED if packet.is_retained else 0) | (_HAS_MORE if extra else 0)
+        self.reader.feed(encode.publish(4, packet.topic, _ENVELOPE.pack(flags, origin) + extra + packet.payload))
 
     def subscribe(self, filters: list[str], answer: Callable[[list[int]], None]) -> None:
         """`answer` is called when amqtt has answered."""
@@ -154,7 +160,16 @@ class AmqttSession:
             elif isinstance(packet, Unsuback):
                 self.reader.forget(self._leaving.pop(packet.packet_id, ()))
             elif isinstance(packet, Publish) and not self._is_closed:
-                self._deliver(Publish(packet.topic, packet.payload[1:], packet.payload[0]))
+                self._open(packet)
+
+    def _open(self, packet: Publish) -> None:
+        flags, origin = _ENVELOPE.unpack_from(packet.payload)
+        more, start = None, _ENVELOPE.size
+        if flags & _HAS_MORE:
+            more, _, start = loaded(packet.payload, start)
+        is_retained = bool(flags & _RETAINED)
+        out = Publish(packet.topic, packet.payload[start:], flags & 3, is_retained=is_retained, more=more)
+        self._deliver(out, origin)
 
 
 class PipeReader(ReaderAdapter):  # type: ignore[misc]  # amqtt has no type information

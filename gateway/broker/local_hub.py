@@ -7,29 +7,30 @@ hears so; and to the sessions that end with their connection, through the router
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, Final, Protocol
-from uuid import UUID, uuid4
+from typing import Any, Final, Protocol, cast
+from uuid import UUID
 
-from gateway.broker import local_retained, local_sessions
+from gateway.broker import local_retained, local_sessions, local_wills
 from gateway.broker.acl import Acl
+from gateway.broker.local_messages import SHARE, Subscription, Taker, arrived
 from gateway.broker.local_retained import Retained
 from gateway.broker.local_sessions import Item, KeptSession, Totals, new_session_id
+from gateway.broker.local_shared import Group, Groups
+from gateway.broker.local_wills import Wills
 from gateway.broker.mapped import Mapped, both
-from gateway.broker.packets import Connect, Publish
+from gateway.broker.packets import Connect, Properties, Publish
 from gateway.broker.topic_tree import FilterTree
 from gateway.config import BrokerConfig
-from gateway.domain.changes import Change, DropLocal, SaveLocal, UnitOfWork
+from gateway.domain.changes import Change, UnitOfWork
 from gateway.domain.entity import Device
-from gateway.errors import FullError
 from gateway.ports import Clock, Committer, Receipt
 from gateway.supervise import Counters
 
 log = logging.getLogger(__name__)
 
-WILL: Final = "will"
-_WILL_RETAINED: Final = 4
 SESSIONS_OF_A_DEVICE: Final = 10
 _TIDY_S: Final = 30.0
 _QUIET_S: Final = 60.0
@@ -44,8 +45,8 @@ class RouterSession(Protocol):
         """True while the router is behind: read no more from this device."""
         ...
 
-    def publish(self, packet: Publish) -> None:
-        """To every session that has subscribed there."""
+    def publish(self, packet: Publish, origin: int) -> None:
+        """To every session that has subscribed there; `origin` is the number of the connection that it comes from."""
         ...
 
     def subscribe(self, filters: list[str], answer: Callable[[list[int]], None]) -> None:
@@ -65,11 +66,23 @@ class Router(Protocol):
     """Publish/subscribe between sessions that end with their connection, whoever does it."""
 
     def attach(
-        self, deliver: Callable[[Publish], None], relieved: Callable[[], None], gone: Callable[[], None]
+        self, deliver: Callable[[Publish, int], None], relieved: Callable[[], None], gone: Callable[[], None]
     ) -> RouterSession:
-        """A new member. `deliver` gets messages with the QoS of their publisher. `relieved`: congestion is over.
-        `gone`: the session ended from the other side.
+        """A new member. `deliver` gets messages as their publisher sent them, and their origin. `relieved`:
+        congestion is over. `gone`: the session ended from the other side.
         """
+        ...
+
+
+class Member(Taker, Protocol):
+    """A connection's share, as the others see it."""
+
+    def take(self, packet: Publish, subscription: Subscription) -> None:
+        """A message of a shared subscription; what the client has not confirmed at its end is handed on."""
+        ...
+
+    def become(self, device: Device | None) -> None:
+        """Its device was renamed, or is another one now; None: deleted."""
         ...
 
 
@@ -114,10 +127,14 @@ class LocalHub:
             max_bytes=config.local_total_bytes,
             dropped=lambda count: counters.add("broker.local_dropped_oldest", count),
             withheld=lambda count: counters.add("broker.local_denied_deliveries", count),
+            expired=lambda count: counters.add("broker.local_expired", count),
         )
-        self.tree: FilterTree[KeptSession] = FilterTree()
+        self.tree: FilterTree[Subscription] = FilterTree()  # of kept sessions
+        self.groups = Groups()
+        self.present: dict[UUID, Member] = {}  # the newest connection of each device
+        self._numbers = itertools.count(1)
         self._sessions: dict[tuple[UUID, str], KeptSession] = {}
-        self._wills = by_kind.get(WILL, [])
+        self.wills = Wills(by_kind.get(local_wills.KIND, ()), clock, counters, self.submit, self._publish_will)
         self.router: Callable[[], Router] | None = None
         self.mapped: Mapped | None = None  # what else messages mean
         self.routed = 0  # subscriptions in the router
@@ -149,20 +166,17 @@ class LocalHub:
             if session.left_ms is None:
                 session.left_ms = self.clock.now_ms()
             self._sessions[session.device_id, session.client_id] = session
-            for topic_filter, qos in session.filters.items():
-                self.tree.add(topic_filter, session, qos)
+            for subscription in session.subscriptions.values():
+                self.listen(subscription)
 
     def open(self, router: Callable[[], Router]) -> None:
         """A new life of the room; at the first one the wills of connections that a kill has ended are published."""
         self.router, self.routed, self._own, self._held = router, 0, None, []
-        wills, self._wills = self._wills, []
-        for key, body in wills:
-            try:
-                self.end_will(key, _will_of(body))
-            except FullError as error:
-                self.counters.add("broker.local_retained_refused")
-                log.warning("a will of the time before the start is not published: %s", error)
-                self.end_will(key, None)
+        self.wills.open()
+
+    def number(self) -> int:
+        """For a new connection; never 0."""
+        return next(self._numbers)
 
     # ── sessions ──
 
@@ -188,13 +202,67 @@ class LocalHub:
         self._sessions[place] = session
         return True
 
-    def forget(self, session: KeptSession) -> None:
-        """With everything that waits for it."""
-        self._sessions.pop((session.device_id, session.client_id), None)
-        for topic_filter in session.filters:
-            self.tree.remove(topic_filter, session)
-        if changes := session.forget():
-            self.submit(changes)
+    def listen(self, subscription: Subscription) -> None:
+        """A subscription of a kept session, or a shared one."""
+        if subscription.name.startswith(SHARE):
+            self.groups.add(subscription)
+        else:
+            self.tree.add(subscription.name, subscription, subscription.qos)
+
+    def unlisten(self, subscription: Subscription) -> None:
+        """Unknown is no error."""
+        if subscription.name.startswith(SHARE):
+            self.groups.remove(subscription)
+        else:
+            self.tree.remove(subscription.name, subscription)
+
+    def forget(self, session: KeptSession, *, is_deleted: bool = False) -> None:
+        """With everything that waits for it; shared messages go to others of their group. `is_deleted`: the rest is
+        counted.
+        """
+        place = session.device_id, session.client_id
+        self._sessions.pop(place, None)
+        for subscription in session.subscriptions.values():
+            self.unlisten(subscription)
+        session.pause()
+        added: list[tuple[KeptSession, Item]] = []
+        changes = self._hand_on(session, self.groups.get, added)
+        if is_deleted and session.count:
+            self.counters.add("broker.local_dropped_deleted", session.count)
+        changes += session.forget()
+        if changes:
+            self._submit_added(changes, added)
+        self.wills.session_ended(place)
+
+    def keep_only(self, is_known: Callable[[UUID], bool]) -> None:
+        """Sessions of devices that were deleted, and a kill came in between, go."""
+        for device_id in {device_id for device_id, _ in self._sessions if not is_known(device_id)}:
+            self.device_changed(device_id, None)
+
+    def device_changed(self, device_id: UUID, device: Device | None) -> None:
+        """It is so now (its rights follow at once, what is kept stays), perhaps under another id. None: it was
+        deleted, and everything that was kept for it goes, counted.
+        """
+        member = self.present.get(device_id)
+        if member is not None:
+            member.become(device)
+        if device is not None and device.id == device_id:
+            return
+        mine = [session for session in self._sessions.values() if session.device_id == device_id]
+        if device is None:
+            for session in mine:
+                self.counters.add("broker.local_sessions_deleted")
+                self.forget(session, is_deleted=True)
+            self.wills.device_gone(device_id)
+            return
+        if member is not None:
+            self.present[device.id] = self.present.pop(device_id)
+        self.wills.moved(device_id, device.id)
+        for session in mine:
+            del self._sessions[device_id, session.client_id]
+            session.device_id = device.id
+            self._sessions[device.id, session.client_id] = session
+            self.submit([session.save()])
 
     def _drop_oldest(self, sessions: Iterable[KeptSession]) -> bool:
         away = [session for session in sessions if session.left_ms is not None and session.link is None]
@@ -207,6 +275,7 @@ class LocalHub:
 
     def look_around(self) -> None:
         """Now and then: sessions whose client has stayed away for too long end."""
+        self.wills.look_around()
         now_s = self.clock.monotonic_s()
         if now_s - self._tidied_s < _TIDY_S:
             return
@@ -216,39 +285,127 @@ class LocalHub:
             if session.left_ms is not None and now_ms - session.left_ms > session.expiry_s * 1000:
                 self.counters.add("broker.local_sessions_expired")
                 self.forget(session)
+        if over := self.retained.tidy(now_ms):
+            self.counters.add("broker.local_expired", len(over))
+            self.submit(over)
 
     # ── messages ──
 
-    def publish(self, packet: Publish, changes: list[Change] | None = None) -> Receipt | None:
-        """To everybody who hears it. None: nothing of it has to be durable.
+    def publish(self, packet: Publish) -> Receipt | None:
+        """As `spread`, for a message of the gateway itself."""
+        return self.spread(packet, [], 0)[0]
+
+    def spread(
+        self, packet: Publish, changes: list[Change], origin: int, sender: Taker | None = None
+    ) -> tuple[Receipt | None, bool]:
+        """To everybody who hears it: the receipt (None: nothing has to be durable), and whether anything can have
+        come of it. `origin`, `sender`: the number of the connection it comes from, and its kept session.
 
         Raises:
             FullError: It cannot be retained; nobody hears it.
         """
-        changes = [] if changes is None else changes
+        arrived(packet, self.clock.now_ms())
         if packet.is_retained and (change := self.retained.put(packet)) is not None:
             changes.append(change)
         added: list[tuple[KeptSession, Item]] = []
-        for session, granted in self.tree.matching(packet.topic).items():
-            link = session.link
-            if link is not None and not link.may_read(packet.topic):
-                self.counters.add("broker.local_denied_deliveries")
-            elif not min(packet.qos, granted):
-                if link is not None:
-                    link.send_plain(packet)
-            elif item := session.add(packet.topic, packet.payload, min(packet.qos, granted), changes):
-                added.append((session, item))
+        found: dict[KeptSession, list[Subscription]] = {}
+        for subscription in self.tree.matching(packet.topic):
+            session = subscription.who
+            if isinstance(session, KeptSession) and not (subscription.is_deaf_to_itself and session is sender):
+                found.setdefault(session, []).append(subscription)
+        for session, through in found.items():
+            self._give(session, packet, through, changes, added)
+        is_shared = False
+        if len(self.groups):
+            for group in self.groups.matching(packet.topic):
+                is_shared = self._share(group, packet, changes, added) or is_shared
         if self.routed:
-            self._router_session().publish(packet)
+            self._router_session().publish(packet, origin)
         mapped = None if self.mapped is None else self.mapped.heard(packet.topic, packet.payload)
+        is_heard = bool(changes or found or is_shared or self.routed or self.mapped is not None)
         if not changes:
-            return mapped
+            return mapped, is_heard
+        receipt = self._submit_added(changes, added)
+        return (receipt if mapped is None else both(mapped, receipt)), is_heard
+
+    def _give(
+        self,
+        session: KeptSession,
+        packet: Publish,
+        through: Sequence[Subscription],
+        changes: list[Change],
+        added: list[tuple[KeptSession, Item]],
+        share: str = "",
+    ) -> None:
+        link = session.link
+        qos = min(packet.qos, max(one.qos for one in through))
+        if link is not None and not link.may_read(packet.topic):
+            self.counters.add("broker.local_denied_deliveries")
+        elif not qos:
+            if link is not None:
+                link.send_plain(packet, through)
+        elif item := session.add(packet, qos, through, changes, share):
+            added.append((session, item))
+
+    def _share(
+        self, group: Group, packet: Publish, changes: list[Change], added: list[tuple[KeptSession, Item]]
+    ) -> bool:
+        """To one of the group; False: nobody of it can have it."""
+        chosen = group.pick(packet)
+        if chosen is None:
+            return False
+        who = chosen.who
+        if isinstance(who, KeptSession):
+            self._give(who, packet, (chosen,), changes, added, group.name)
+        else:
+            cast("Member", who).take(packet, chosen)
+        return True
+
+    def hand_over(self, share: str, packet: Publish) -> None:
+        """A shared message that its member has not confirmed when it went."""
+        changes: list[Change] = []
+        added: list[tuple[KeptSession, Item]] = []
+        group = self.groups.get(share)
+        if group is None or not self._share(group, packet, changes, added):
+            self.counters.add("broker.local_shared_dropped")
+        elif changes:
+            self._submit_added(changes, added)
+
+    def left(self, session: KeptSession) -> None:
+        """Its client is away: others of its groups that are here get what it has not confirmed."""
+
+        def others(name: str) -> Group | None:
+            group = self.groups.get(name)
+            here = group is not None and any(one.who.is_here and one.who is not session for one in group.members)
+            return group if here else None
+
+        added: list[tuple[KeptSession, Item]] = []
+        if changes := self._hand_on(session, others, added):
+            self._submit_added(changes, added)
+
+    def _hand_on(
+        self,
+        session: KeptSession,
+        group_of: Callable[[str], Group | None],
+        added: list[tuple[KeptSession, Item]],
+    ) -> list[Change]:
+        items, changes = session.take_shared(lambda name: group_of(name) is not None)
+        for item in items:
+            group, more = group_of(item.share), item.more
+            if more is not None:
+                more = Properties(more.passed, until_ms=more.until_ms)
+            packet = Publish(item.topic, item.payload, item.qos, is_retained=item.is_retained, more=more)
+            if group is None or not self._share(group, packet, changes, added):
+                self.counters.add("broker.local_shared_dropped")
+        return changes
+
+    def _submit_added(self, changes: Sequence[Change], added: Sequence[tuple[KeptSession, Item]]) -> Receipt:
         receipt = self._committer.submit(changes)
         if added:
             receipt.add_done_callback(lambda done: self._durable(done, added))
         else:
             receipt.add_done_callback(_look_at)
-        return receipt if mapped is None else both(mapped, receipt)
+        return receipt
 
     def submit(self, changes: Sequence[Change]) -> Receipt:
         """Nobody has to wait for it."""
@@ -276,7 +433,7 @@ class LocalHub:
     def _router_session(self) -> RouterSession:
         if self._own is None:
             assert self.router is not None  # somebody has subscribed there
-            self._own = self.router().attach(lambda packet: None, self._relieve, self._router_gone)
+            self._own = self.router().attach(lambda packet, origin: None, self._relieve, self._router_gone)
         return self._own
 
     def _router_gone(self) -> None:
@@ -295,25 +452,8 @@ class LocalHub:
         for relieved in held:
             relieved()
 
-    # ── wills ──
-
-    def keep_will(self, will: Publish) -> str:
-        """Until the connection ends, however it ends; its key."""
-        key = uuid4().hex
-        self.submit([SaveLocal(WILL, key, _will_body(will))])
-        return key
-
-    def end_will(self, key: str, will: Publish | None) -> None:
-        """Published (None: not), and kept no longer.
-
-        Raises:
-            FullError: It cannot be retained; nothing has changed.
-        """
-        if will is None:
-            self.submit([DropLocal(WILL, key)])
-            return
-        self.publish(will, [DropLocal(WILL, key)])
-        self.counters.add("broker.local_wills")
+    def _publish_will(self, will: Publish, changes: list[Change], origin: int) -> None:
+        self.spread(will, changes, origin)
 
     # ── for a person ──
 
@@ -334,19 +474,10 @@ class LocalHub:
             "away": sum(session.link is None for session in self._sessions.values()),
             "queued": sum(session.count for session in self._sessions.values()),
             "queued_bytes": self._totals.size_bytes,
+            "shared_groups": len(self.groups),
             "retained": self.retained.count,
             "retained_bytes": self.retained.size_bytes,
         }
-
-
-def _will_body(will: Publish) -> bytes:
-    flags = will.qos | (_WILL_RETAINED if will.is_retained else 0)
-    return bytes((flags,)) + Item(0, will.topic, will.payload, 0).body()
-
-
-def _will_of(body: bytes) -> Publish:
-    item = Item.of(0, body[1:])
-    return Publish(item.topic, item.payload, body[0] & 3, is_retained=bool(body[0] & _WILL_RETAINED))
 
 
 def _finish(receipt: Receipt) -> None:

@@ -4,15 +4,25 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence, Set
+from functools import partial
 from typing import Final
 
 from gateway.broker import encode, local_sessions
 from gateway.broker.acl import DeviceAcl
 from gateway.broker.local_hub import LocalHub, RouterSession
+from gateway.broker.local_messages import (
+    SHARE,
+    Subscription,
+    encoded,
+    identifiers_of,
+    plain_filter,
+    shows_retained,
+    writer,
+)
 from gateway.broker.local_sessions import FIRST_ID, Item, KeptSession
-from gateway.broker.outbox import Outbox
-from gateway.broker.packets import PUBREC, PUBREL, Ack, Connect, Publish
+from gateway.broker.outbox import Outbox, UnsentError
+from gateway.broker.packets import PUBREC, PUBREL, Ack, Connect, ProtocolError, Publish
 from gateway.broker.topic_tree import FilterTree, is_valid_filter
 from gateway.broker.topics import is_local
 from gateway.broker.wire import MAX_TOPIC_LEVELS
@@ -22,6 +32,7 @@ from gateway.errors import FullError
 from gateway.ports import Receipt
 
 DENIED, FILTER_INVALID, QUOTA_EXCEEDED, FAILURE = 0x87, 0x8F, 0x97, 0x80
+NO_SUBSCRIBERS, PROTOCOL_ERROR = 0x10, 0x82
 _PORTION_BYTES: Final = 32_768  # of retained messages in one turn of the loop
 
 
@@ -42,22 +53,31 @@ class LocalMember:
         """`is_slow`: the device does not read just now. `relieved`, `gone`: of the router."""
         self._hub, self._device, self._version, self._outbox = hub, device, packet.version, outbox
         self._write, self._is_slow, self._relieved, self._gone = write, is_slow, relieved, gone
-        self._max_packet_bytes = packet.max_packet_bytes
+        self._max_packet_bytes, self._client_id = packet.max_packet_bytes, packet.client_id
+        self._number = hub.number()
         self._acl: DeviceAcl = hub.acl.of(device)
         self._router: RouterSession | None = None
-        self._filters: FilterTree[bool] = FilterTree()  # of a connection without a kept session
-        self.names: set[str] = set()
-        self._backlog: deque[tuple[str, int]] = deque()  # retained topics to be sent, with the granted QoS
+        self._filters: FilterTree[Subscription] = FilterTree()  # of a connection without a kept session
+        self._subscriptions: dict[str, Subscription] = {}
+        self._routed: set[str] = set()  # names of those that the router has
+        self._backlog: deque[tuple[str, Subscription]] = deque()  # retained topics to be sent
         self._is_feeding = self._is_closed = False
         self._session, self.is_present = self._find_session(packet)
         self.expiry_s = 0 if self._session is None else self._session.expiry_s
+        self._is_clean, self._will_delay_s = packet.is_clean, min(packet.will_delay_s, self.expiry_s)
         self._will, self._will_key = self._accept_will(packet.will)
+        hub.present[device.id] = self
 
     def _find_session(self, packet: Connect) -> tuple[KeptSession | None, bool]:
         """Never by an empty client id: the SDKs all use it, and none of them means a session."""
         hub = self._hub
         if not packet.client_id:
             return None, False
+        owner = self._device.id, packet.client_id
+        if packet.is_clean:
+            hub.wills.session_ended(owner)
+        else:
+            hub.wills.came_back(owner)
         older = hub.session(self._device.id, packet.client_id)
         if older is not None and older.link is not None:
             older.pause()  # its connection is about to be closed
@@ -72,7 +92,7 @@ class LocalMember:
         session.expiry_s, session.left_ms = expiry_s, None
         if older is not None:
             hub.submit([session.save()])
-            self.names.update(session.filters)
+            self._subscriptions.update(session.subscriptions)
         return session, older is not None
 
     def _accept_will(self, will: Publish | None) -> tuple[Publish | None, str]:
@@ -85,7 +105,7 @@ class LocalMember:
             self._hub.counters.add("broker.local_denied_publishes")
             self._hub.say(self._device, f"its will for {will.topic!r} will not be published: {problem}")
             return None, ""
-        return will, self._hub.keep_will(will)
+        return will, self._hub.wills.keep(will, self._will_delay_s, (self._device.id, self._client_id))
 
     # ── coming back ──
 
@@ -120,8 +140,14 @@ class LocalMember:
         return self._hub.is_congested(self._relieved)
 
     def publish(self, packet: Publish) -> tuple[Receipt | None, int]:
-        """The receipt, or the reason why nobody hears it (5.0 reason codes)."""
+        """The receipt, and the 5.0 reason code: why nobody hears it, or that nobody listens.
+
+        Raises:
+            ProtocolError: It says what only a server may say.
+        """
         hub, topic = self._hub, packet.topic
+        if packet.more is not None and packet.more.identifiers:
+            raise ProtocolError("PUBLISH of a client with a subscription identifier", PROTOCOL_ERROR)
         if not self._acl.may_write(topic):
             hub.counters.add("broker.local_denied_publishes")
             hub.say(self._device, f"may not publish to {topic!r}")
@@ -132,14 +158,14 @@ class LocalMember:
         if is_remembered and session is not None:
             changes.append(SaveLocal(local_sessions.RECEIVED, f"{session.id}/{packet.packet_id}", b""))
         try:
-            receipt = hub.publish(packet, changes)
+            receipt, is_heard = hub.spread(packet, changes, self._number, session)
         except FullError as error:
             hub.counters.add("broker.local_retained_refused")
             hub.say(self._device, f"a retained message for {topic!r} is refused: {error}")
             return None, QUOTA_EXCEEDED
         if is_remembered and session is not None:
             session.received.add(packet.packet_id)
-        return receipt, 0
+        return receipt, 0 if is_heard or is_remembered else NO_SUBSCRIBERS
 
     def released(self, packet_id: int, answer: Callable[[int], None]) -> None:
         """PUBREL of the client. `answer` sends PUBCOMP: then the id is free, so it must not be remembered any more."""
@@ -153,21 +179,51 @@ class LocalMember:
 
     # ── subscriptions ──
 
-    def subscribe(self, filters: list[tuple[str, int]], answer: Callable[[list[int]], None]) -> None:
-        """`answer` gets the granted QoS of each filter, or a 5.0 reason code; then retained messages follow."""
-        codes = [self._judge(name, qos) for name, qos in filters]
-        granted = [(name, code) for (name, _), code in zip(filters, codes, strict=True) if code <= 2]
-        if not granted:
-            answer(codes)
-        elif self._session is not None and self._keep():
-            self._subscribe_kept(self._session, granted, codes, answer)
+    @property
+    def names(self) -> Set[str]:
+        """Filters of all subscriptions."""
+        return self._subscriptions.keys()
+
+    def subscribe(
+        self, filters: list[tuple[str, int]], answer: Callable[[list[int]], None], identifier: int = 0
+    ) -> None:
+        """`answer` gets the granted QoS of each filter, or a 5.0 reason code; then retained messages follow.
+        Filters come with their options.
+        """
+        codes = [self._judge(name, options & 3) for name, options in filters]
+        session = self._session if any(code <= 2 for code in codes) and self._keep() else None
+        granted: list[Subscription] = []
+        retained: list[Subscription] = []
+        for (name, options), code in zip(filters, codes, strict=True):
+            if code > 2:
+                continue
+            older = self._subscriptions.get(name)
+            mine = self._subscriptions[name] = Subscription(name, options, identifier, session or self)
+            if mine.wants_retained(is_new=older is None):
+                retained.append(mine)
+            if session is not None:
+                session.subscriptions[name] = mine
+            if session is not None or name.startswith(SHARE):
+                if older is not None:
+                    self._hub.unlisten(older)
+                self._hub.listen(mine)
+            else:
+                if older is not None:
+                    self._filters.remove(name, older)
+                self._filters.add(name, mine, mine.qos)
+                granted.append(mine)
+        if session is not None:
+            self._answer_kept(session, retained, codes, answer)
+        elif granted:
+            self._subscribe_routed(granted, retained, codes, filters, answer)
         else:
-            self._subscribe_routed(granted, codes, filters, answer)
+            answer(codes)
 
     def _judge(self, name: str, qos: int) -> int:
-        if not is_valid_filter(name):
+        topic_filter = plain_filter(name)
+        if not is_valid_filter(topic_filter):
             return FILTER_INVALID
-        if not self._acl.may_subscribe(name):
+        if not self._acl.may_subscribe(topic_filter):
             self._hub.counters.add("broker.local_denied_subscriptions")
             self._hub.say(self._device, f"may not subscribe to {name!r}")
             return DENIED
@@ -187,72 +243,68 @@ class LocalMember:
         session.resume(self)
         return True
 
-    def _subscribe_kept(
+    def _answer_kept(
         self,
         session: KeptSession,
-        granted: list[tuple[str, int]],
+        retained: list[Subscription],
         codes: list[int],
         answer: Callable[[list[int]], None],
     ) -> None:
-        for name, qos in granted:
-            session.filters[name] = qos
-            self.names.add(name)
-            self._hub.tree.add(name, session, qos)
-
         def durable(receipt: Receipt) -> None:
             if receipt.cancelled() or self._is_closed:
                 return
             is_kept = receipt.exception() is None
             answer(codes if is_kept else [FAILURE if code <= 2 else code for code in codes])
             if is_kept:
-                self._send_retained(granted)
+                self._send_retained(retained)
 
         self._hub.submit([session.save()]).add_done_callback(durable)
 
     def _subscribe_routed(
         self,
-        granted: list[tuple[str, int]],
+        granted: list[Subscription],
+        retained: list[Subscription],
         codes: list[int],
         filters: list[tuple[str, int]],
         answer: Callable[[list[int]], None],
     ) -> None:
-        new = [name for name, _ in granted if name not in self.names]
-        self._hub.routed += len(set(new))
-        for name, qos in granted:
-            self.names.add(name)
-            self._filters.add(name, True, qos)
+        new = {one.name for one in granted} - self._routed
+        self._hub.routed += len(new)
+        self._routed |= new
 
         def routed(answers: list[int]) -> None:
-            refused = {name for (name, _), code in zip(granted, answers, strict=True) if code >= 0x80}
+            refused = {one.name for one, code in zip(granted, answers, strict=True) if code >= 0x80}
             for name in refused:
                 self._forget_routed(name)
             answer(
                 [FILTER_INVALID if name in refused else code for (name, _), code in zip(filters, codes, strict=True)]
             )
-            self._send_retained([(name, qos) for name, qos in granted if name not in refused])
+            self._send_retained([one for one in retained if one.name not in refused])
 
-        self._attach().subscribe([name for name, _ in granted], routed)
+        self._attach().subscribe([one.name for one in granted], routed)
 
     def unsubscribe(self, name: str) -> bool:
         """False: there is no such subscription."""
-        if name not in self.names:
+        subscription = self._subscriptions.get(name)
+        if subscription is None:
             return False
         session = self._session
-        if session is not None and session.is_saved:
-            self.names.discard(name)
-            session.filters.pop(name, None)
-            self._hub.tree.remove(name, session)
-            self._hub.submit([session.save()])
-        else:
+        if name in self._routed:
             self._forget_routed(name)
             if self._router is not None:
                 self._router.unsubscribe([name])
+            return True
+        del self._subscriptions[name]
+        self._hub.unlisten(subscription)
+        if session is not None and session.is_saved:
+            session.subscriptions.pop(name, None)
+            self._hub.submit([session.save()])
         return True
 
     def _forget_routed(self, name: str) -> None:
-        if name in self.names:
-            self.names.discard(name)
-            self._filters.remove(name, True)
+        if name in self._routed:
+            self._routed.discard(name)
+            self._filters.remove(name, self._subscriptions.pop(name))
             self._hub.routed -= 1
 
     def _attach(self) -> RouterSession:
@@ -267,19 +319,30 @@ class LocalMember:
 
     # ── down ──
 
-    def _deliver(self, packet: Publish) -> None:
+    def _deliver(self, packet: Publish, origin: int) -> None:
         """Out of the router, with the publisher's QoS; the lower one counts."""
-        granted = self._filters.matching(packet.topic).get(True)
-        if granted is None:
-            return  # unsubscribed meanwhile
+        is_own = origin == self._number
+        through = [one for one in self._filters.matching(packet.topic) if not (is_own and one.is_deaf_to_itself)]
+        if not through:
+            return  # unsubscribed meanwhile, or its own word
         if not self._acl.may_read(packet.topic):
             self._hub.counters.add("broker.local_denied_deliveries")
             return
-        self._outbox.publish(packet.topic, packet.payload, min(packet.qos, granted))
+        self._send_through(packet, through, min(packet.qos, max(one.qos for one in through)))
 
-    def _send_retained(self, granted: list[tuple[str, int]]) -> None:
-        for name, qos in granted:
-            self._backlog.extend((topic, qos) for topic in self._hub.retained.topics(name) if self._acl.may_read(topic))
+    def _send_through(
+        self, packet: Publish, through: Sequence[Subscription], qos: int, done: asyncio.Future[None] | None = None
+    ) -> None:
+        properties = writer(self._version, packet.more, identifiers_of(through), self.now_ms)
+        is_retained = shows_retained(packet, through)
+        self._outbox.publish(
+            packet.topic, packet.payload, qos, is_retained=is_retained, done=done, properties=properties
+        )
+
+    def _send_retained(self, wanted: list[Subscription]) -> None:
+        for one in wanted:
+            topics = self._hub.retained.topics(one.name)
+            self._backlog.extend((topic, one) for topic in topics if self._acl.may_read(topic))
         self._feed()
 
     def _feed(self) -> None:
@@ -291,11 +354,13 @@ class LocalMember:
                 self._is_feeding = True
                 asyncio.get_running_loop().call_soon(self._feed)
                 return
-            topic, granted = self._backlog.popleft()
+            topic, through = self._backlog.popleft()
             packet = self._hub.retained.get(topic)
             if packet is not None:
                 size += len(packet.payload) + len(topic)
-                self._outbox.publish(topic, packet.payload, min(packet.qos, granted), is_retained=True)
+                properties = writer(self._version, packet.more, identifiers_of((through,)), self.now_ms)
+                qos = min(packet.qos, through.qos)
+                self._outbox.publish(topic, packet.payload, qos, is_retained=True, properties=properties)
 
     def room(self) -> None:
         """The device has read or confirmed something."""
@@ -325,7 +390,43 @@ class LocalMember:
             self._hub.pump(session)
             self._outbox.others(session.in_flight)
 
+    # ── Member ──
+
+    @property
+    def is_here(self) -> bool:
+        """Connected."""
+        return not self._is_closed
+
+    def take(self, packet: Publish, subscription: Subscription) -> None:
+        """A message of a shared subscription; what the client has not confirmed at its end is handed on."""
+        qos = min(packet.qos, subscription.qos)
+        done: asyncio.Future[None] | None = None
+        if qos:
+            done = asyncio.get_running_loop().create_future()
+            done.add_done_callback(partial(self._taken, packet, subscription.name, qos))
+        self._send_through(packet, (subscription,), qos, done)
+
+    def _taken(self, packet: Publish, share: str, qos: int, done: asyncio.Future[None]) -> None:
+        if done.cancelled() or (error := done.exception()) is None:
+            return
+        # MQTT 5.0 §4.8.2: with QoS 2 what may have arrived is nobody else's; what is refused neither.
+        if self._is_closed and (qos == 1 or isinstance(error, UnsentError)):
+            self._hub.hand_over(share, packet)
+        else:
+            self._hub.counters.add("broker.local_shared_dropped")
+
+    def become(self, device: Device | None) -> None:
+        """Its device was renamed, or is another one now; None: deleted, so nothing is kept for it any more."""
+        if device is None:
+            self._session = None
+        else:
+            self._device, self._acl = device, self._hub.acl.of(device)
+
     # ── Link: what a kept session asks for ──
+
+    def now_ms(self) -> int:
+        """The time by which messages end."""
+        return self._hub.clock.now_ms()
 
     @property
     def has_room(self) -> bool:
@@ -338,7 +439,22 @@ class LocalMember:
 
     def send(self, item: Item, packet_id: int) -> bool:
         """PUBLISH."""
-        data = encode.publish(self._version, item.topic, item.payload, item.qos, packet_id, is_dup=item.was_sent)
+        more = item.more
+        said = b""
+        if more is not None:
+            # What was begun is ended, even when its time is over by now.
+            now_ms = self.now_ms() if more.until_ms is None else min(self.now_ms(), more.until_ms - 1)
+            said = encoded(self._version, more, more.identifiers, now_ms) or b""
+        data = encode.publish(
+            self._version,
+            item.topic,
+            item.payload,
+            item.qos,
+            packet_id,
+            is_retained=item.is_retained,
+            is_dup=item.was_sent,
+            properties=said,
+        )
         if self._max_packet_bytes is not None and len(data) > self._max_packet_bytes:
             return False
         self._write(data)
@@ -350,9 +466,9 @@ class LocalMember:
         """PUBREL."""
         self._write(encode.ack(PUBREL, packet_id, self._version))
 
-    def send_plain(self, packet: Publish) -> None:
+    def send_plain(self, packet: Publish, through: Sequence[Subscription]) -> None:
         """QoS 0."""
-        self._outbox.publish(packet.topic, packet.payload, 0)
+        self._send_through(packet, through, 0)
 
     # ── the end ──
 
@@ -362,8 +478,13 @@ class LocalMember:
             return
         self._is_closed = True
         hub, session = self._hub, self._session
-        if session is None or not session.is_saved:
-            hub.routed = max(0, hub.routed - len(self.names))
+        is_latest = hub.present.get(self._device.id) is self
+        if is_latest:
+            del hub.present[self._device.id]
+        hub.routed = max(0, hub.routed - len(self._routed))
+        for subscription in self._subscriptions.values():
+            if subscription.who is self:
+                hub.unlisten(subscription)
         if self._router is not None:
             self._router.close()
         if session is not None and session.link is self:
@@ -375,14 +496,26 @@ class LocalMember:
                 hub.forget(session)
             elif session.is_saved:
                 hub.submit([session.save()])
+                hub.left(session)
         if self._will is not None:
             will, self._will = self._will, None
-            try:
-                hub.end_will(self._will_key, None if is_graceful else will)
-            except FullError as error:
-                hub.counters.add("broker.local_retained_refused")
-                hub.say(self._device, f"its will is not kept: {error}")
-                hub.end_will(self._will_key, None)
+            self._end_will(None if is_graceful else will, None if is_latest else hub.present.get(self._device.id))
+
+    def _end_will(self, will: Publish | None, newer: object) -> None:
+        hub, key, owner = self._hub, self._will_key, (self._device.id, self._client_id)
+        delay_s = 0 if self._session is None else min(self._will_delay_s, self._session.expiry_s)
+        if will is not None and delay_s:
+            if not isinstance(newer, LocalMember) or newer._client_id != self._client_id:
+                hub.wills.delay(key, will, owner, delay_s)
+                return
+            if not newer._is_clean:
+                will = None  # it is back already
+        try:
+            hub.wills.end(key, will, self._number)
+        except FullError as error:
+            hub.counters.add("broker.local_retained_refused")
+            hub.say(self._device, f"its will is not kept: {error}")
+            hub.wills.end(key, None)
 
 
 def _nothing() -> None:

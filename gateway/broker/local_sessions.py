@@ -9,14 +9,15 @@ from __future__ import annotations
 
 import struct
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Final, Protocol
 from uuid import UUID, uuid4
 
 import orjson
 
-from gateway.broker.packets import PUBACK, PUBCOMP, PUBREC, Ack, Publish
+from gateway.broker.local_messages import Subscription, identifiers_of, is_over, loaded, shows_retained, stored
+from gateway.broker.packets import PUBACK, PUBCOMP, PUBREC, Ack, Properties, Publish
 from gateway.domain.changes import Change, DropLocal, SaveLocal
 
 SESSION, QUEUED, RECEIVED = "session", "queued", "received"
@@ -25,12 +26,15 @@ FIRST_ID: Final = 32_768
 WINDOW: Final = 100
 WINDOW_BYTES: Final = 262_144
 _HEAD: Final = struct.Struct(">BH")
-_RELEASED: Final = 0x80
+_RELEASED, _HAS_MORE, _RETAINED = 0x80, 0x40, 0x08
 
 
 @dataclass(slots=True)
 class Item:
-    """One message for one session. `is_released`: PUBREC has come, PUBCOMP has not; its payload is gone."""
+    """One message for one session. `is_released`: PUBREC has come, PUBCOMP has not; its payload is gone.
+
+    `more` holds the identifiers of this client's subscriptions; `share`: the shared one it came through.
+    """
 
     seq: int
     topic: str
@@ -39,24 +43,36 @@ class Item:
     is_durable: bool = False
     is_released: bool = False
     was_sent: bool = False
+    more: Properties | None = None
+    is_retained: bool = False
+    share: str = ""
 
     @property
     def size_bytes(self) -> int:
         """What it weighs in the bounds."""
-        return len(self.payload) + len(self.topic) + 100
+        extra = 0 if self.more is None else 100 + len(self.more.passed)
+        return len(self.payload) + len(self.topic) + 100 + extra
 
     def body(self) -> bytes:
         """As it is stored."""
         topic = self.topic.encode()
-        return _HEAD.pack(self.qos | (_RELEASED if self.is_released else 0), len(topic)) + topic + self.payload
+        flags = self.qos | (_RELEASED if self.is_released else 0) | (_RETAINED if self.is_retained else 0)
+        if self.more is None and not self.share:
+            return _HEAD.pack(flags, len(topic)) + topic + self.payload
+        extra = stored(self.more or Properties(), self.share)
+        return _HEAD.pack(flags | _HAS_MORE, len(topic)) + topic + extra + self.payload
 
     @classmethod
     def of(cls, seq: int, body: bytes) -> Item:
         """The reverse of `body`."""
         flags, length = _HEAD.unpack_from(body)
         topic = body[_HEAD.size : _HEAD.size + length].decode()
-        payload = body[_HEAD.size + length :]
-        return cls(seq, topic, payload, flags & 3, is_durable=True, is_released=bool(flags & _RELEASED))
+        more, share, start = None, "", _HEAD.size + length
+        if flags & _HAS_MORE:
+            more, share, start = loaded(body, start)
+        item = cls(seq, topic, body[start:], flags & 3, is_durable=True, is_released=bool(flags & _RELEASED))
+        item.more, item.share, item.is_retained = more, share, bool(flags & _RETAINED)
+        return item
 
 
 class Link(Protocol):
@@ -75,11 +91,15 @@ class Link(Protocol):
         """PUBLISH; False when the client takes no packet so large: it never will."""
         ...
 
+    def now_ms(self) -> int:
+        """The time by which messages end."""
+        ...
+
     def send_release(self, packet_id: int) -> None:
         """PUBREL."""
         ...
 
-    def send_plain(self, packet: Publish) -> None:
+    def send_plain(self, packet: Publish, through: Sequence[Subscription]) -> None:
         """QoS 0: now or never."""
         ...
 
@@ -92,6 +112,7 @@ class Totals:
     max_bytes: int = 32 << 20
     dropped: Callable[[int], None] = field(default=lambda count: None)
     withheld: Callable[[int], None] = field(default=lambda count: None)
+    expired: Callable[[int], None] = field(default=lambda count: None)
 
 
 class KeptSession:
@@ -102,7 +123,7 @@ class KeptSession:
     ) -> None:
         self.id, self.device_id, self.client_id = id_, device_id, client_id
         self._totals, self._max_count, self._max_bytes = totals, max_count, max_bytes
-        self.filters: dict[str, int] = {}
+        self.subscriptions: dict[str, Subscription] = {}
         self.api_filters: dict[str, int] = {}
         self.received: set[int] = set()  # QoS 2 of the client: answered with PUBREC, PUBREL to come
         self.expiry_s = 0
@@ -133,7 +154,8 @@ class KeptSession:
         fields = {
             "device": str(self.device_id),
             "client": self.client_id,
-            "filters": self.filters,
+            "filters": {name: one.options for name, one in self.subscriptions.items()},
+            "ids": {name: one.identifier for name, one in self.subscriptions.items() if one.identifier},
             "api": self.api_filters,
             "expiry_s": self.expiry_s,
             "left_ms": self.left_ms,
@@ -154,7 +176,11 @@ class KeptSession:
         """As it was stored; `items` in the order of their numbers."""
         fields = orjson.loads(body)
         session = cls(id_, UUID(fields["device"]), fields["client"], totals, *bounds)
-        session.filters, session.api_filters = fields["filters"], fields["api"]
+        ids = fields.get("ids", {})
+        session.subscriptions = {
+            name: Subscription(name, options, ids.get(name, 0), session) for name, options in fields["filters"].items()
+        }
+        session.api_filters = fields["api"]
         session.expiry_s, session.left_ms = fields["expiry_s"], fields["left_ms"]
         session.is_saved = True
         session.received.update(received)
@@ -187,12 +213,51 @@ class KeptSession:
 
     # ── messages ──
 
-    def add(self, topic: str, payload: bytes, qos: int, changes: list[Change]) -> Item | None:
+    # ── Taker ──
+
+    @property
+    def is_here(self) -> bool:
+        """Its client is connected."""
+        return self.link is not None
+
+    @property
+    def has_room(self) -> bool:
+        """One more would be sent at once."""
+        return self.link is not None and not self._waiting and self.link.has_room
+
+    def may_read(self, topic: str) -> bool:
+        """What the ACL says of a client that is here; of another one it is asked when that one comes."""
+        return self.link is None or self.link.may_read(topic)
+
+    def take_shared(self, is_wanted: Callable[[str], bool]) -> tuple[list[Item], list[Change]]:
+        """Shared messages that others may have now, and the changes that end them here. With QoS 2, one that may
+        have arrived stays (MQTT 5.0 §4.8.2).
+        """
+        taken = [
+            item
+            for item in self._waiting
+            if item.share and not (item.qos == 2 and item.was_sent) and is_wanted(item.share)
+        ]
+        if taken:
+            gone = {item.seq for item in taken}
+            self._waiting = deque(item for item in self._waiting if item.seq not in gone)
+            for item in taken:
+                self._weigh(-item.size_bytes)
+        return taken, [DropLocal(QUEUED, self._key(item)) for item in taken]
+
+    def add(
+        self, packet: Publish, qos: int, through: Sequence[Subscription], changes: list[Change], share: str = ""
+    ) -> Item | None:
         """One more at the end; when there is no room the oldest that is not on its way goes, counted.
 
         The item is sent after `is_durable` was set. None: not even alone it fits.
         """
-        item = Item(self._next_seq, topic, payload, qos)
+        item = Item(self._next_seq, packet.topic, packet.payload, qos, share=share)
+        identifiers, more = identifiers_of(through), packet.more
+        if identifiers or more is not None:
+            passed, until_ms = (b"", None) if more is None else (more.passed, more.until_ms)
+            item.more = Properties(passed, None, identifiers, until_ms)
+        item.is_retained = shows_retained(packet, through)
         size = item.size_bytes
         while not self._fits(size):
             if not self._waiting:
@@ -226,6 +291,8 @@ class KeptSession:
             waiting.popleft()
             if not link.may_read(item.topic):
                 self._totals.withheld(1)
+            elif is_over(item.more, link.now_ms()) and not (item.qos == 2 and item.was_sent):
+                self._totals.expired(1)
             elif link.send(item, packet_id):
                 item.was_sent = True
                 self._in_flight[packet_id] = item
@@ -247,7 +314,7 @@ class KeptSession:
             if item.is_released:
                 return []
             size = item.size_bytes
-            item.is_released, item.is_durable, item.payload = True, False, b""
+            item.is_released, item.is_durable, item.payload, item.more = True, False, b"", None
             self._weigh(item.size_bytes - size)
             self._flight_bytes -= size - item.size_bytes
             return [SaveLocal(QUEUED, self._key(item), item.body())]

@@ -1,7 +1,7 @@
 """MQTT control packets as values, and what goes wrong on the wire.
 
 Names are those of the OASIS specifications; one class serves 3.1, 3.1.1 and 5.0. Of the 5.0 properties
-only those survive that this gateway acts on.
+only those survive that this gateway acts on or passes on.
 """
 
 from __future__ import annotations
@@ -24,6 +24,20 @@ class PacketTooLarge(ProtocolError):
 
 
 @dataclass(slots=True)
+class Properties:
+    """What a PUBLISH or a will of 5.0 says beside its payload. Also what is made of the message's life here.
+
+    `passed` is what every subscriber gets unaltered, encoded (payload format, content type, response topic,
+    correlation data, user properties in their order). `identifiers` are for a subscriber; a client sends none.
+    """
+
+    passed: bytes = b""
+    expiry_s: int | None = None  # as it was received
+    identifiers: tuple[int, ...] = ()
+    until_ms: int | None = None  # set where the message is taken
+
+
+@dataclass(slots=True)
 class Publish:
     """`packet_id` is 0 with QoS 0. Not frozen: one for every message."""
 
@@ -33,6 +47,7 @@ class Publish:
     packet_id: int = 0
     is_retained: bool = False
     is_dup: bool = False
+    more: Properties | None = None
 
 
 @dataclass(slots=True, kw_only=True)
@@ -46,6 +61,7 @@ class Connect:
     user_name: str | None = field(default=None, repr=False)
     password: bytes | None = field(default=None, repr=False)
     will: Publish | None = None
+    will_delay_s: int = 0  # 5.0 only
     receive_maximum: int = 65_535
     max_packet_bytes: int | None = None
     session_expiry_s: int = 0  # 5.0 only
@@ -53,10 +69,11 @@ class Connect:
 
 @dataclass(slots=True)
 class Connack:
-    """`code`: return code (3.x) or reason code (5.0)."""
+    """`code`: return code (3.x) or reason code (5.0). `properties`: the integers among those of 5.0."""
 
     is_session_present: bool
     code: int
+    properties: dict[int, int] = field(default_factory=dict, compare=False)
 
 
 @dataclass(slots=True)
@@ -70,10 +87,11 @@ class Ack:
 
 @dataclass(slots=True)
 class Subscribe:
-    """Filters with the QoS asked for; the other options of 5.0 are not served."""
+    """Filters with their options: QoS in the lowest two bits, above them what 5.0 adds. `identifier` 0: none."""
 
     packet_id: int
     filters: list[tuple[str, int]]
+    identifier: int = 0
 
 
 @dataclass(slots=True)
@@ -141,3 +159,5 @@ Packet = (
 )
 
 PUBACK, PUBREC, PUBREL, PUBCOMP = 4, 5, 6, 7
+NO_LOCAL, AS_PUBLISHED = 0x04, 0x08
+"""Subscription options of 5.0; bits 4 and 5 are the retain handling."""

@@ -38,7 +38,7 @@ def subscribe(
     held: Set[str] = frozenset() if local is None else local.names
     local_ones: list[int] = []
     free = desk.config.max_subscriptions - len(held) - len(api.granted)
-    for index, ((name, qos), (kind, _)) in enumerate(zip(packet.filters, known, strict=True)):
+    for index, ((name, options), (kind, _)) in enumerate(zip(packet.filters, known, strict=True)):
         if name not in api.granted and name not in held:
             if free <= 0 or is_topic_too_long(name):
                 codes[index] = (QUOTA_EXCEEDED if free <= 0 else FILTER_INVALID) if version == 5 else FAILURE_3
@@ -49,7 +49,7 @@ def subscribe(
         if kind is FilterKind.LOCAL and desk.local is not None:
             local_ones.append(index)
         elif kind not in (FilterKind.LOCAL, FilterKind.REFUSED):
-            codes[index] = api.granted[name] = min(qos, 1)
+            codes[index] = api.granted[name] = min(options & 3, 1)
     if local_ones and local is None:
         local = begin_local()
 
@@ -66,7 +66,7 @@ def subscribe(
             local.note_api_filters(api.granted)
 
     if local_ones and local is not None:
-        local.subscribe([packet.filters[index] for index in local_ones], answer)
+        local.subscribe([packet.filters[index] for index in local_ones], answer, packet.identifier)
     else:
         answer([])
 

@@ -5,6 +5,7 @@ Source: ThingsBoard 4.3 device API: topics of v1, v2, and v2 with forced JSON or
 
 from __future__ import annotations
 
+import re
 from enum import Enum, auto
 from typing import Final, NamedTuple
 
@@ -112,6 +113,7 @@ class FilterKind(Enum):
     REFUSED = auto()
 
 
+_SHARED: Final = re.compile(r"\$share/[^/+#]+/")
 _ANSWERED_ANYWAY: Final = (
     "v2/fw/response/+/chunk/+",
     "v2/fw/error",
@@ -139,7 +141,9 @@ def filter_kind(topic_filter: str) -> tuple[FilterKind, Family]:
     known = _FILTERS.get(topic_filter)
     if known is not None:
         return known
-    return (FilterKind.LOCAL if is_local(topic_filter) else FilterKind.REFUSED), V1
+    shared = _SHARED.match(topic_filter)
+    asked = topic_filter if shared is None else topic_filter[shared.end() :]
+    return (FilterKind.LOCAL if asked and is_local(asked) else FilterKind.REFUSED), V1
 
 
 def is_local(topic: str) -> bool:

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import Final
 
 from gateway.broker.packets import (
+    NO_LOCAL,
     Ack,
     Auth,
     Connack,
@@ -21,6 +22,7 @@ from gateway.broker.packets import (
     PacketTooLarge,
     Pingreq,
     Pingresp,
+    Properties,
     ProtocolError,
     Publish,
     Suback,
@@ -37,6 +39,14 @@ _MAXIMUM_PACKET_SIZE: Final = 0x27
 _SESSION_EXPIRY: Final = 0x11
 _USER_PROPERTY: Final = 0x26
 _SUBSCRIPTION_IDENTIFIER: Final = 0x0B
+_PAYLOAD_FORMAT: Final = 0x01
+_MESSAGE_EXPIRY: Final = 0x02
+_RESPONSE_TOPIC: Final = 0x08
+_WILL_DELAY: Final = 0x18
+_PASSED: Final = frozenset((_PAYLOAD_FORMAT, 0x03, _RESPONSE_TOPIC, 0x09, _USER_PROPERTY))
+_OF_PUBLISH: Final = _PASSED | {_MESSAGE_EXPIRY, _TOPIC_ALIAS, _SUBSCRIPTION_IDENTIFIER}
+_OF_SUBSCRIBE: Final = frozenset((_SUBSCRIPTION_IDENTIFIER, _USER_PROPERTY))
+_OF_WILL: Final = _PASSED | {_MESSAGE_EXPIRY, _WILL_DELAY}
 
 # Widths of the 5.0 properties (§2.2.2.2): bytes of an integer, or one of the other encodings.
 _VARINT, _TEXT, _BINARY, _PAIR = -1, -2, -3, -4
@@ -144,7 +154,11 @@ class Decoder:
             if mark < end and not data[mark]:
                 mark += 1
             else:
-                mark = self._publish_properties(data, mark, end)
+                reader = _Reader(data[mark:end])
+                more = _publish_properties(reader)
+                topic = _topics.get(raw) or _topic(raw)
+                payload = data[mark + reader.pos : end]
+                return Publish(topic, payload, qos, packet_id, first & 1 == 1, first & 8 == 8, more)
         topic = _topics.get(raw) or _topic(raw)
         return Publish(topic, data[mark:end], qos, packet_id, first & 1 == 1, first & 8 == 8)
 
@@ -159,12 +173,6 @@ class Decoder:
         self._data = self._data[self._pos :] + bytes(self._tail)
         self._pos = 0
         self._tail = bytearray()
-
-    def _publish_properties(self, data: bytes, mark: int, end: int) -> int:
-        reader = _Reader(data[mark:end])
-        if _TOPIC_ALIAS in reader.properties():
-            raise ProtocolError("a topic alias, though none was announced", _TOPIC_ALIAS_INVALID)
-        return mark + reader.pos
 
     def _other(self, first: int, body: bytes) -> Packet:
         kind, flags = first >> 4, first & 15
@@ -187,10 +195,12 @@ class Decoder:
 class _Reader:
     """Fields of one packet, in their order; running out of bytes is the peer's fault."""
 
-    __slots__ = ("_data", "pos")
+    __slots__ = ("_data", "identifiers", "passed", "pos")
 
     def __init__(self, data: bytes) -> None:
         self._data, self.pos = data, 0
+        self.passed = b""  # properties that are passed on, encoded
+        self.identifiers: list[int] = []
 
     @property
     def is_at_end(self) -> bool:
@@ -229,7 +239,7 @@ class _Reader:
         raise ProtocolError("a variable byte integer has more than four bytes")
 
     def properties(self) -> dict[int, int]:
-        """Integer properties by identifier; the others are checked and dropped."""
+        """Integer properties by identifier; of the others, those that are passed on end in `passed`."""
         length = self.varint()
         end = self.pos + length
         if end > len(self._data):
@@ -242,7 +252,16 @@ class _Reader:
                 raise ProtocolError(f"unknown property {identifier:#x}")
             if identifier in found and identifier not in (_USER_PROPERTY, _SUBSCRIPTION_IDENTIFIER):
                 raise ProtocolError(f"property {identifier:#x} twice", _PROTOCOL_ERROR)
-            found[identifier] = self._property(width)
+            start = self.pos
+            found[identifier] = value = self._property(width)
+            if identifier == _SUBSCRIPTION_IDENTIFIER:
+                self.identifiers.append(value)
+            elif identifier in _PASSED:
+                self.passed += bytes((identifier,)) + self._data[start : self.pos]
+                if identifier == _PAYLOAD_FORMAT and value > 1:
+                    raise ProtocolError("a payload format indicator that is neither 0 nor 1", _PROTOCOL_ERROR)
+                if identifier == _RESPONSE_TOPIC and any(wild in b"+#" for wild in self._data[start + 2 : self.pos]):
+                    raise ProtocolError("a response topic with a wildcard", _PROTOCOL_ERROR)
         if self.pos != end:
             raise ProtocolError("a property is longer than announced")
         return found
@@ -259,6 +278,20 @@ class _Reader:
             if width == _PAIR:
                 self.text()
         return 0
+
+
+def _publish_properties(reader: _Reader) -> Properties:
+    found = reader.properties()
+    _expect(found, _OF_PUBLISH, "PUBLISH")
+    if _TOPIC_ALIAS in found:
+        raise ProtocolError("a topic alias, though none was announced", _TOPIC_ALIAS_INVALID)
+    return Properties(reader.passed, found.get(_MESSAGE_EXPIRY), tuple(reader.identifiers))
+
+
+def _expect(found: dict[int, int], allowed: frozenset[int], packet: str) -> None:
+    if not found.keys() <= allowed:
+        strange = min(found.keys() - allowed)
+        raise ProtocolError(f"{packet} with property {strange:#x}, which it has no place for", _PROTOCOL_ERROR)
 
 
 def _text(raw: bytes) -> str:
@@ -309,10 +342,16 @@ def _connect(reader: _Reader) -> Connect:
             raise ProtocolError("Receive Maximum or Maximum Packet Size is 0", _PROTOCOL_ERROR)
     packet.client_id = reader.text()
     if has_will:
+        more: Properties | None = None
         if version == 5:
-            reader.properties()
+            reader.passed = b""  # those of CONNECT are not the message's
+            properties = reader.properties()
+            _expect(properties, _OF_WILL, "a will")
+            packet.will_delay_s = properties.get(_WILL_DELAY, 0)
+            if reader.passed or _MESSAGE_EXPIRY in properties:
+                more = Properties(reader.passed, properties.get(_MESSAGE_EXPIRY))
         topic = reader.text()
-        packet.will = Publish(topic, reader.binary(), will_qos, is_retained=flags & 0x20 == 0x20)
+        packet.will = Publish(topic, reader.binary(), will_qos, is_retained=flags & 0x20 == 0x20, more=more)
     # 3.1 allows a client to set a flag and leave the field out.
     if flags & 0x80 and not (version == 3 and reader.is_at_end):
         packet.user_name = reader.text()
@@ -325,7 +364,7 @@ def _connect(reader: _Reader) -> Connect:
 
 def _connack(reader: _Reader, version: int) -> Connack:
     flags, code = reader.number(1), reader.number(1)
-    return Connack(flags & 1 == 1, code)
+    return Connack(flags & 1 == 1, code, reader.properties() if version == 5 and not reader.is_at_end else {})
 
 
 def _ack(kind: int) -> Callable[[_Reader, int], Packet]:
@@ -343,16 +382,23 @@ def _ack(kind: int) -> Callable[[_Reader, int], Packet]:
 def _subscribe(reader: _Reader, version: int) -> Subscribe:
     packet_id = reader.packet_id()
     if version == 5:
-        reader.properties()
+        _expect(reader.properties(), _OF_SUBSCRIBE, "SUBSCRIBE")
+        if len(reader.identifiers) > 1 or 0 in reader.identifiers:
+            raise ProtocolError("SUBSCRIBE with more than one subscription identifier, or with 0", _PROTOCOL_ERROR)
     filters: list[tuple[str, int]] = []
     while not reader.is_at_end:
         topic_filter, options = reader.text(), reader.number(1)
         if options & 3 == 3 or not topic_filter or (version == 4 and options & 0xFC):
             raise ProtocolError("SUBSCRIBE with an empty filter or unknown options")
-        filters.append((topic_filter, options & 3))
+        if version == 5:
+            if options & 0xC0 or options & 0x30 == 0x30:
+                raise ProtocolError("SUBSCRIBE with reserved options", _PROTOCOL_ERROR)
+            if options & NO_LOCAL and topic_filter.startswith("$share/"):
+                raise ProtocolError("SUBSCRIBE with No Local on a shared subscription", _PROTOCOL_ERROR)
+        filters.append((topic_filter, options if version == 5 else options & 3))
     if not filters:
         raise ProtocolError("SUBSCRIBE without a filter", _PROTOCOL_ERROR)
-    return Subscribe(packet_id, filters)
+    return Subscribe(packet_id, filters, *reader.identifiers)
 
 
 def _unsubscribe(reader: _Reader, version: int) -> Unsubscribe:

@@ -22,7 +22,7 @@ from gateway.domain.message import Message, MessageType
 from gateway.domain.onboarding import CertificateChain, ProvisionAnswer, ProvisionRequest
 from gateway.domain.telemetry import AttributeScope, TsKv, Value
 from gateway.errors import RejectedError
-from gateway.ports import AttributeNotice, Clock, Committer, DeviceChannel, Receipt
+from gateway.ports import AttributeNotice, Clock, Committer, DeviceChanged, DeviceChannel, Receipt
 from gateway.supervise import Counters
 
 if TYPE_CHECKING:
@@ -226,6 +226,7 @@ class Inlet:
         self.names = Names()
         self.provisioning = Provisioning(state, pipeline, clock, counters, self.names)
         self.provisioning.on_replaced = lambda entity: self.device_changed(entity, credentials_changed=True)
+        self.on_changed: DeviceChanged = lambda device_id, device: None
         self._sessions: dict[UUID, Session] = {}
         self._visits: dict[UUID, Session] = {}
         self._through_gateways: dict[UUID, Session] = {}
@@ -429,6 +430,7 @@ class Inlet:
             if session is not None:
                 session.become(device)
                 sessions[device.id] = session
+        self.on_changed(old, device)
 
     def device_changed(self, entity: EntityId, *, credentials_changed: bool) -> None:
         """The device was renamed, moved, given other credentials, or deleted: its session follows or ends."""
@@ -444,3 +446,5 @@ class Inlet:
                 session.channel.close("deleted" if is_visit and current is None else "not_authorized")
             else:
                 session.device = current
+        if entity.type == "DEVICE":
+            self.on_changed(entity.id, current)
