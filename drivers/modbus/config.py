@@ -29,6 +29,9 @@ class ModbusDevice(TemplateUse):
     report: Report | None = Field(None, description="Default: every reading.")
     byte_order: Order = Order.BIG
     word_order: Order = Order.BIG
+    rpc_addresses: Literal["none", "read", "write"] = Field(
+        "read", description="What `get` and `set` may do with a place instead of a key (type=16int;functionCode=3;…)."
+    )
     telemetry: tuple[Point, ...] = ()
     attributes: tuple[Point, ...] = ()
 

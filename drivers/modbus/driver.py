@@ -10,13 +10,14 @@ from typing import Final
 
 from drivers.modbus.config import ModbusConfig
 from drivers.modbus.grouping import Request, Span, group
+from drivers.modbus.places import is_place, placed_tag
 from drivers.modbus.tags import Tag, spans
 from drivers.modbus.wire import ModbusWire, Refused
 from drivers.modbus.wire_open import open_wire
 from drivers.modbus.writes import Writes
 from gateway.domain.telemetry import Value
 from gateway.errors import RejectedError
-from gateway.ports import Clock, DriverDevice, Poll, PollPoint, Query, RawRequest, Reading, Write
+from gateway.ports import Clock, DriverDevice, Poll, PollPoint, Query, RawRequest, Reading, Write, WriteTogether, Wrote
 
 log = logging.getLogger(__name__)
 
@@ -85,7 +86,28 @@ class ModbusDriver:
             RejectedError: No such point, not writable, a bad value, or refused by the device.
             TransientError: No answer; the value may have arrived.
         """
-        return await self._writes.write(self._tag(command.device, command.key), command.value)
+        tag = self._tag(command.device, command.key, may_write=True)
+        return await self._writes.write(tag, command.value)
+
+    def together(self, device: str, keys: Sequence[str]) -> Sequence[Sequence[str]]:
+        """Implements `GroupWriter`: neighbours share a request."""
+        parts: list[list[str]] = []
+        known: list[Tag] = []
+        for key in [*keys, None]:
+            tag = None if key is None else self._tags.get((device, key))
+            if tag is not None:
+                known.append(tag)
+                continue
+            parts += [[tag.key for tag in part] for part in self._writes.together(known)]
+            known = []
+            if key is not None:
+                parts.append([key])
+        return parts
+
+    async def write_together(self, command: WriteTogether) -> Wrote:
+        """Implements `GroupWriter`; errors as those of `write`."""
+        tags = [self._tag(command.device, key, may_write=True) for key in command.values]
+        return await self._writes.write_together(tags, command.values)
 
     async def query(self, query: Query) -> Value:
         """One point, now."""
@@ -109,11 +131,15 @@ class ModbusDriver:
             found.update(plan.set_aside)
         return found
 
-    def _tag(self, device: str, key: str) -> Tag:
+    def _tag(self, device: str, key: str, *, may_write: bool = False) -> Tag:
         tag = self._tags.get((device, key))
-        if tag is None:
-            raise RejectedError(f"{device} has no point {key!r}")
-        return tag
+        if tag is not None:
+            return tag
+        if is_place(key):
+            for each in self._config.devices:
+                if each.name == device:
+                    return placed_tag(each, key, may_write=may_write)
+        raise RejectedError(f"{device} has no point {key!r}")
 
     async def _read(self, request: Request[Tag]) -> list[Reading]:
         content: Sequence[int]

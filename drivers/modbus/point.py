@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
-from pydantic import Field, PositiveInt, field_validator, model_validator
+from pydantic import Field, PositiveFloat, PositiveInt, field_validator, model_validator
 
 from drivers.modbus.grouping import MAX_BITS, MAX_REGISTERS
 from drivers.modbus.registers import Layout, Order, Table, Type
@@ -45,6 +45,13 @@ class Point(Settings):
     )
     min: float | None = Field(None, allow_inf_nan=False, description="Less is not written.")
     max: float | None = Field(None, allow_inf_nan=False, description="More is not written.")
+    step: PositiveFloat | None = Field(
+        None, description="Written are only whole multiples of it, counted from `min` or 0."
+    )
+    write_function: Literal[5, 6, 15, 16, 22, 23] | None = Field(
+        None, description="For devices that know but one way; else 5 or 15, 6 or 16, and 22 for bits of a register."
+    )
+    read_back: bool = Field(True, description="False for what can only be written: the answer is what was written.")
     writable: bool = Field(False, description="May be written by RPC and by shared attributes.")
     every_ms: PositiveInt | None = Field(None, description="Instead of the device's.")
     report: Report | None = Field(None, description="Which readings are worth a message; instead of the device's.")
@@ -70,6 +77,7 @@ class Point(Settings):
         if kind not in _NUMBERS and (self.scale != 1 or self.offset != 0 or self.round is not None):
             raise ValueError(f"{self.key!r}: scale, offset and round are for numbers, not for {kind}")
         self._check_values()
+        self._check_writing()
         if self.writable and not table.is_writable:
             raise ValueError(f"{self.key!r}: {table} cannot be written; only coil and holding_register can")
         self._check_size()
@@ -87,6 +95,22 @@ class Point(Settings):
                 raise ValueError(f"{self.key!r}: min and max bound what is written to a writable number")
             if self.min is not None and self.max is not None and self.min > self.max:
                 raise ValueError(f"{self.key!r}: min {self.min:g} is more than max {self.max:g}")
+
+    def _check_writing(self) -> None:
+        function = self.write_function
+        if not self.writable and (function is not None or not self.read_back or self.step is not None):
+            raise ValueError(f"{self.key!r}: write_function, read_back and step are for points with `writable: true`")
+        if self.step is not None and self.type not in _NUMBERS:
+            raise ValueError(f"{self.key!r}: step is for numbers, not for {self.type}")
+        if function is None:
+            return
+        if (function in (5, 15)) != self.table.is_bits:
+            right = "5 or 15" if self.table.is_bits else "6, 16, 22 or 23"
+            raise ValueError(f"{self.key!r}: function {function} does not write a {self.table}; {right} does")
+        if function == 22 and self.span > 1:
+            raise ValueError(f"{self.key!r}: function 22 writes one register, and {self.type} takes {self.span}")
+        if function == 23 and self.type in (Type.BIT, Type.BITS):
+            raise ValueError(f"{self.key!r}: bits of a register are written by function 6, 16 or 22")
 
     def _check_size(self) -> None:
         limit = MAX_BITS if self.table.is_bits else MAX_REGISTERS

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -31,6 +32,9 @@ class Tag:
     is_attribute: bool
     report: Report | None = None
     limits: tuple[float | None, float | None] = (None, None)  # of what may be written
+    step: float | None = None  # only multiples of it are written
+    write_function: int | None = None
+    read_back: bool = True
     numbers: Mapping[str, int] = field(default_factory=dict)  # name of a value to what is written for it
 
     def to_write(self, value: Json) -> Json:
@@ -43,12 +47,23 @@ class Tag:
             if value not in self.numbers:
                 raise RejectedError(f"{value!r} is none of {', '.join(str(name) for name in self.numbers)}")
             return self.numbers[value]
+        if self.numbers and isinstance(value, int | float) and value not in self.numbers.values():
+            known = ", ".join(f"{number} ({name})" for name, number in self.numbers.items())
+            raise RejectedError(f"{value} is none of {known}")
+        if isinstance(value, int | float) and not isinstance(value, bool):
+            self._check(value)
+        return value
+
+    def _check(self, value: int | float) -> None:
         low, high = self.limits
-        is_number = isinstance(value, int | float) and not isinstance(value, bool)
-        if is_number and ((low is not None and value < low) or (high is not None and value > high)):
+        if (low is not None and value < low) or (high is not None and value > high):
             ends = " to ".join("…" if end is None else f"{end:g}" for end in self.limits)
             raise RejectedError(f"{value:g} is outside of {ends}")
-        return value
+        if self.step is not None and math.isfinite(value):
+            steps = (value - (low or 0)) / self.step
+            if abs(steps - round(steps)) > 1e-6:
+                nearest = (low or 0) + round(steps) * self.step
+                raise RejectedError(f"{value:g} is no step of {self.step:g}; the nearest is {nearest:g}")
 
     @property
     def name(self) -> str:
@@ -69,11 +84,14 @@ def spans(config: ModbusConfig) -> Iterable[Span[Tag]]:
                     address=point.address,
                     count=point.span,
                     layout=device.layout(point),
-                    value=_named(point, _meaning(point.table, device.layout(point))),
+                    value=_named(point, meaning(point.table, device.layout(point))),
                     is_writable=point.writable,
                     is_attribute=is_attribute,
                     report=point.report or device.report,
                     limits=(point.min, point.max),
+                    step=point.step,
+                    write_function=point.write_function,
+                    read_back=point.read_back,
                     numbers={name: number for number, name in (point.values or {}).items() if isinstance(name, str)},
                 )
                 yield Span(
@@ -98,7 +116,8 @@ def _named(point: Point, read: Callable[[Sequence[int]], Value]) -> Callable[[Se
     return named
 
 
-def _meaning(table: Table, layout: Layout) -> Callable[[Sequence[int]], Value]:
+def meaning(table: Table, layout: Layout) -> Callable[[Sequence[int]], Value]:
+    """What the content of registers or bits means."""
     if not table.is_bits:
         return reader(layout)
     if layout.type is Type.BITS:

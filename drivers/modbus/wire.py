@@ -74,15 +74,17 @@ class ModbusWire:
         answer = await self._ask(unit_id, table, address, reading(_READ_FUNCTIONS[table], address, count), is_read=True)
         return words(answer)
 
-    async def write_bits(self, unit_id: int, address: int, bits: Sequence[bool]) -> None:
-        """Function 5 for one coil, 15 for several."""
-        function = Function.WRITE_COIL if len(bits) == 1 else Function.WRITE_COILS
+    async def write_bits(self, unit_id: int, address: int, bits: Sequence[bool], *, is_several: bool = False) -> None:
+        """Function 5 for one coil, 15 for several; for one too when `is_several` says so."""
+        function = Function.WRITE_COIL if len(bits) == 1 and not is_several else Function.WRITE_COILS
         asked = question(Request(function, address, values=tuple(int(bit) for bit in bits)))
         await self._ask(unit_id, Table.COIL, address, asked, is_read=False)
 
-    async def write_registers(self, unit_id: int, address: int, words: Sequence[int]) -> None:
-        """Function 6 for one register, 16 for several."""
-        function = Function.WRITE_REGISTER if len(words) == 1 else Function.WRITE_REGISTERS
+    async def write_registers(
+        self, unit_id: int, address: int, words: Sequence[int], *, is_several: bool = False
+    ) -> None:
+        """Function 6 for one register, 16 for several; for one too when `is_several` says so."""
+        function = Function.WRITE_REGISTER if len(words) == 1 and not is_several else Function.WRITE_REGISTERS
         asked = question(Request(function, address, values=tuple(words)))
         await self._ask(unit_id, Table.HOLDING_REGISTER, address, asked, is_read=False)
 
