@@ -36,6 +36,7 @@ class Pipeline:
         self.on_notice: Callable[[AttributeNotice], None] = _nobody
         self.on_call: Callable[[RuleCall], None] = _nobody
         self.on_reply: Callable[[RuleReply], None] = _nobody
+        self.on_error: Callable[[str], None] = _nobody  # a message has failed
         self._complained: set[str] = set()
         self.held = Held()
         self.on_submit: Callable[[Receipt, Sequence[Change]], None] | None = None
@@ -169,6 +170,7 @@ class Pipeline:
 
     def _complain(self, text: str) -> None:
         self._counters.add("rules.failures")
+        self.on_error(text)
         if text not in self._complained and len(self._complained) < 1000:
             self._complained.add(text)
             log.warning("rules: %s (said once; counted in rules.failures)", text)

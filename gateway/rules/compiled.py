@@ -13,6 +13,7 @@ from gateway.ports import Outcome
 from gateway.rules.chain import ChainGraph, NodeSpec
 from gateway.rules.node import REGISTRY, Answer, NodeEnv, NodeProblem, Run, Shared, read_config, short_type
 from gateway.rules.upgrade import upgraded
+from gateway.rules.watch import Observer, watched
 
 log = logging.getLogger(__name__)
 
@@ -22,7 +23,7 @@ MAX_PROBLEMS: Final = 100
 class CompiledNode:
     """One node. `edges` holds no empty entries; labels are in lower case."""
 
-    __slots__ = ("chain", "edges", "failures", "messages", "name", "run", "type")
+    __slots__ = ("_run", "chain", "edges", "failures", "messages", "name", "observer", "run", "type")
 
     def __init__(self, chain: CompiledChain, spec: NodeSpec) -> None:
         self.chain = chain
@@ -31,12 +32,19 @@ class CompiledNode:
         self.messages = 0
         self.failures = 0
         self.run: Run = chain.start(self, spec)
+        self._run = self.run
+        self.observer: Observer | None = None
+
+    def watch(self, observer: Observer | None) -> None:
+        """Tell the observer of every answer; None: nobody looks any more."""
+        self.observer = observer
+        self.run = self._run if observer is None else watched(self, self._run, observer)
 
 
 class CompiledChain:
     """One chain. A node that cannot start is listed in `problems` and answers `Failure` with that text."""
 
-    def __init__(self, graph: ChainGraph, source: str, shared: Shared) -> None:
+    def __init__(self, graph: ChainGraph, source: str, shared: Shared, observer: Observer | None = None) -> None:
         self.graph, self.source, self._shared = graph, source, shared
         self.id: UUID = graph.id
         self.name = graph.name
@@ -45,6 +53,8 @@ class CompiledChain:
             self._note(None, remark)
         self.places: list[tuple[UUID, str, str, int]] = []  # of what its nodes keep
         self.nodes = [CompiledNode(self, spec) for spec in graph.nodes]
+        if observer is not None:
+            self.watch(observer)
         for connection in graph.connections:
             edges = self.nodes[connection.source].edges
             edges[connection.label] = (*edges.get(connection.label, ()), self.nodes[connection.target])
@@ -75,6 +85,11 @@ class CompiledChain:
         self.places.append((self.id, short, spec.name, number))
         kept = self._shared.keeping.of(self.id, short, spec.name, number)
         return kind.make(config, NodeEnv(self._shared, self.id, self.name, spec.name, note, node, kept))
+
+    def watch(self, observer: Observer | None) -> None:
+        """All of its nodes, see `CompiledNode.watch`."""
+        for node in self.nodes:
+            node.watch(observer)
 
     def end(self) -> None:
         """Another version takes its place, or none: nothing in it acts by itself any more."""

@@ -24,6 +24,7 @@ from gateway.rules.chain import ChainGraph, parse_chain, parse_document
 from gateway.rules.compiled import CompiledChain
 from gateway.rules.node import Enter, NodeProblem, Shared
 from gateway.rules.walk import Walker
+from gateway.rules.watch import Observer
 from gateway.supervise import Counters
 
 log = logging.getLogger(__name__)
@@ -70,6 +71,7 @@ class RuleEngine:
         self._chains: dict[UUID, CompiledChain] = {}
         self._root: CompiledChain | None = None
         self._is_settled = False
+        self._observer: Observer | None = None
         self._left: list[Change] = []  # what nodes kept that are gone
 
     def restore(self, local: Iterable[tuple[str, str, bytes]]) -> None:
@@ -109,7 +111,7 @@ class RuleEngine:
     def _add_local(self, local: dict[UUID, CompiledChain], graph: ChainGraph, source: str, path: Path | None) -> None:
         if graph.id in local:
             raise ConfigError(str(path), f"the chain {graph.name!r} is here already (same id, or same name without id)")
-        local[graph.id] = CompiledChain(graph, source, self._shared)
+        local[graph.id] = CompiledChain(graph, source, self._shared, self._observer)
 
     # ── chains of the cloud ──
 
@@ -161,7 +163,7 @@ class RuleEngine:
         if held.compiled is None or held.compiled.graph != graph:
             if held.compiled is not None:
                 held.compiled.end()
-            held.compiled = CompiledChain(graph, CLOUD, self._shared)
+            held.compiled = CompiledChain(graph, CLOUD, self._shared, self._observer)
 
     def _choose(self) -> None:
         """Who is known, who is root. A new root ends the claims of earlier ones: an edge has one."""
@@ -261,6 +263,12 @@ class RuleEngine:
         return named[0] if len(named) == 1 else None
 
     # ── for a person ──
+
+    def watch(self, observer: Observer | None) -> None:
+        """Tell of every answer of every node, also of chains that come later; None: nobody looks any more."""
+        self._observer = observer
+        for chain in self._chains.values():
+            chain.watch(observer)
 
     def problems(self) -> list[NodeProblem]:
         """Nodes that do not do all that their chain expects, and chains that cannot be used."""

@@ -23,6 +23,7 @@ from gateway.ports import Outcome, RuleCall
 from gateway.rules.compiled import CompiledChain, CompiledNode
 from gateway.rules.node import FAILURE, SUCCESS, Answer, Call, Enter, Later, Leave, Routed, Shared, copied
 from gateway.rules.timers import Timer
+from gateway.rules.watch import seen
 
 MAX_EXECUTIONS: Final = 10_000
 """Nodes that one message, its copies included, may pass: a chain that leads in a circle ends here."""
@@ -89,6 +90,8 @@ class Walker:
             out.errors.append(_failure(node, f"{type(error).__name__}: {error}"))
             return
         if answer is not None:
+            if node.observer is not None:
+                node.observer(seen(node, None, answer))
             waiting: list[Step] = []
             self._deliver(node, answer, None, waiting, out)
             self._run(waiting, out)

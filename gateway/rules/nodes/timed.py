@@ -53,8 +53,10 @@ class _Deduplication:
         for name in sorted(env.kept.items, key=int):
             msg = thawed(env.kept.get(name))
             self._pack(msg.originator).waiting.append((name, msg.data_ts_ms))
-        for pack in self._packs.values():
-            self._arm(pack)
+        now_ms = env.clock.now_ms()
+        for pack in self._packs.values():  # what has ended meanwhile is sent at once
+            start_ms = min(ts_ms for _, ts_ms in pack.waiting)
+            self._arm(pack, min(max(0.0, (start_ms + self._interval_ms - now_ms) / 1000), config.interval))
 
     def take(self, msg: Message, out: Outcome) -> Answer:
         """Held, and acknowledged when that is durable; `Failure` when too many of the originator wait."""
@@ -67,7 +69,7 @@ class _Deduplication:
         pack = self._pack(msg.originator)
         pack.waiting.append((name, msg.data_ts_ms))
         if is_first:
-            self._arm(pack)
+            self._arm(pack, self._config.interval)
         return None
 
     def _pack(self, originator: EntityId) -> _Pack:
@@ -76,9 +78,9 @@ class _Deduplication:
             pack = self._packs[originator] = _Pack(originator)
         return pack
 
-    def _arm(self, pack: _Pack) -> None:
+    def _arm(self, pack: _Pack, after_s: float) -> None:
         timer = self._env.timer(lambda out: self._tick(pack, out))
-        timer.arm(self._env.clock.monotonic_s() + self._config.interval + 0.001)
+        timer.arm(self._env.clock.monotonic_s() + after_s + 0.001)
 
     def _tick(self, pack: _Pack, out: Outcome) -> Routed | None:
         now_ms = self._env.clock.now_ms()
@@ -93,7 +95,7 @@ class _Deduplication:
             for name, _ in ended:
                 self._env.kept.drop(out, name)
         if pack.waiting:
-            self._arm(pack)
+            self._arm(pack, self._config.interval)
         else:
             del self._packs[pack.originator]
         return Routed((SUCCESS,), results) if results else None

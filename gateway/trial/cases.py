@@ -1,0 +1,131 @@
+"""Expected results beside recorded messages: a test of a rule chain without code.
+
+A folder holds `chain.json` (any form of an export), `messages.jsonl` (a line a step, see `Trial.send`),
+`expected.jsonl` (a line for each of them) and, where needed, `setup.jsonl`. Of each expected line only the keys that
+it names are compared; an error that is not expected is always a mismatch.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import orjson
+
+from gateway.config import RulesConfig
+from gateway.domain.entity import Json
+from gateway.errors import ConfigError, RejectedError
+from gateway.trial.house import Result, Trial
+
+KEYS: Final = frozenset(
+    {"path", "saved", "attributes", "deleted", "pushed", "entities", "calls", "replies", "errors", "problems"}
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """One test of one chain."""
+
+    name: str
+    chain: Path
+    setup: list[Json]
+    messages: list[Json]
+    expected: list[Json]
+
+
+@dataclass(frozen=True, slots=True)
+class Mismatch:
+    """`line` counts from 1, in the messages."""
+
+    line: int
+    key: str
+    expected: Json
+    found: Json
+
+    def __str__(self) -> str:
+        """For a person."""
+        wanted, got = (orjson.dumps(value).decode() for value in (self.expected, self.found))
+        return f"line {self.line}, {self.key}: expected {wanted}, got {got}"
+
+
+def read_case(folder: Path) -> Case:
+    """Raises `ConfigError` with the file and the line."""
+    chain = folder / "chain.json"
+    if not chain.exists():
+        raise ConfigError(str(chain), "is missing")
+    setup = read_lines(folder / "setup.jsonl") if (folder / "setup.jsonl").exists() else []
+    messages, expected = read_lines(folder / "messages.jsonl"), read_lines(folder / "expected.jsonl")
+    if len(messages) != len(expected):
+        raise ConfigError(
+            str(folder / "expected.jsonl"), f"has {len(expected)} lines, and messages.jsonl has {len(messages)}"
+        )
+    for number, line in enumerate(expected, 1):
+        if unknown := sorted(line.keys() - KEYS):
+            raise ConfigError(
+                f"{folder / 'expected.jsonl'}, line {number}",
+                f"{unknown[0]!r} is not known; there are {', '.join(sorted(KEYS))}",
+            )
+    return Case(folder.name, chain, setup, messages, expected)
+
+
+def read_lines(path: Path) -> list[Json]:
+    """JSON objects, one a line; empty lines and lines that begin with `#` are left out.
+
+    Raises:
+        ConfigError: With the line.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(str(path), f"cannot be read: {error.strerror}") from None
+    found = []
+    for number, line in enumerate(text.splitlines(), 1):
+        if not line.strip() or line.lstrip().startswith("#"):
+            continue
+        try:
+            item = orjson.loads(line)
+        except orjson.JSONDecodeError as error:
+            raise ConfigError(f"{path}, line {number}", f"is no JSON: {error}") from None
+        if not isinstance(item, dict):
+            raise ConfigError(f"{path}, line {number}", "must be an object")
+        found.append(item)
+    return found
+
+
+async def run_case(case: Case) -> tuple[list[Result], list[Mismatch]]:
+    """Each line's result, and what is not as expected."""
+    async with Trial(RulesConfig(root_chain=case.chain)) as trial:
+        problems = [str(problem) for problem in trial.engine.problems()]
+        if not any("device" in thing for thing in case.setup):
+            await trial.set_up({"device": "Device"})
+        for thing in case.setup:
+            await trial.set_up(thing)
+        results: list[Result] = []
+        mismatches: list[Mismatch] = []
+        for number, (line, expected) in enumerate(zip(case.messages, case.expected, strict=True), 1):
+            try:
+                result = await trial.send(line)
+            except (RejectedError, ValueError, KeyError) as error:
+                raise ConfigError(f"{case.name}, messages.jsonl, line {number}", str(error)) from None
+            if number == 1 and problems:
+                result["problems"] = problems
+            results.append(result)
+            for key in sorted({*expected, "errors"} | ({"problems"} if number == 1 else set())):
+                wanted, got = expected.get(key, []), result.get(key, [])
+                if not _fits(wanted, got):
+                    mismatches.append(Mismatch(number, key, wanted, got))
+        return results, mismatches
+
+
+def _fits(wanted: Json, got: Json) -> bool:
+    """Equal; of objects only what is named is looked at, and `"*"` is anything."""
+    if wanted == "*":
+        return True
+    if isinstance(wanted, dict) and isinstance(got, dict):
+        return all(key in got and _fits(value, got[key]) for key, value in wanted.items())
+    if isinstance(wanted, list) and isinstance(got, list):
+        return len(wanted) == len(got) and all(map(_fits, wanted, got))
+    if isinstance(wanted, str) and isinstance(got, str) and wanted.endswith("…"):
+        return got.startswith(wanted[:-1])
+    return bool(wanted == got) and isinstance(wanted, bool) == isinstance(got, bool)
