@@ -139,6 +139,7 @@ class NumberedDevice:
         self.sent = 0
         self._qos = qos
         self.acknowledged: set[int] = set()
+        self._number_of: dict[int, int] = {}  # packet ids wrap at 65535
         self._client = mqtt.Client(CallbackAPIVersion.VERSION2, client_id=f"device-{token}", clean_session=False)
         self._client.username_pw_set(token)
         self._client.max_inflight_messages_set(100)
@@ -148,13 +149,16 @@ class NumberedDevice:
         self._client.loop_start()
 
     def _on_publish(self, client: Any, userdata: Any, mid: int, *_: Any) -> None:
-        self.acknowledged.add(mid)
+        self.acknowledged.add(self._number_of.pop(mid))
 
     def publish(self, ts_ms: int) -> None:
         self.sent += 1
         body = json.dumps({"ts": ts_ms, "values": {"seq": self.sent, "t": 20.5}})
+        # The id is known before the message is on its way: paho counts from 1, and this client sends nothing else.
+        mid = (self.sent - 1) % 65535 + 1
+        self._number_of[mid] = self.sent
         info = self._client.publish("v1/devices/me/telemetry", body, qos=self._qos)
-        assert info.mid == self.sent  # paho counts from 1, and this client sends nothing else
+        assert info.mid == mid
 
     def stop(self) -> None:
         self._client.disconnect()
