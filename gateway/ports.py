@@ -346,6 +346,7 @@ class PollPoint:
     device: str
     key: str
     report: Report | None = None
+    every_s: float | None = None  # where it is not read at each turn of its poll
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -420,6 +421,20 @@ class RawRequest:
     pdu: bytes
 
 
+class Fault(str):
+    """Why a point gives no reading now; `code`: the device's, where it gave one."""
+
+    __slots__ = ("code",)
+
+    def __new__(cls, text: str, code: int | None = None) -> Fault:
+        """The text, with the code beside it."""
+        fault = super().__new__(cls, text)
+        fault.code = code
+        return fault
+
+    code: int | None
+
+
 class Driver(Protocol):
     """One bus. Called by one task at a time, unless it is `Pipelined`; raises only `GatewayError`."""
 
@@ -452,7 +467,9 @@ class Driver(Protocol):
         ...
 
     def faults(self) -> Mapping[str, str]:
-        """Tags that give no reading now, though their device answers: `device.key` to the reason. For a person."""
+        """Tags that give no reading now, though their device answers: `device.key` to the reason, a `Fault` where the
+        device gave a code. For a person.
+        """
         ...
 
 
@@ -480,6 +497,15 @@ class GroupWriter(Protocol):
 
     async def write_together(self, command: WriteTogether) -> Wrote:
         """One of these groups. Raises as `Driver.write` when nothing of it was written."""
+        ...
+
+
+@runtime_checkable
+class WatchesLine(Protocol):
+    """What a driver has besides `Driver` when it learns something of its line."""
+
+    def line(self) -> Mapping[str, Json]:
+        """What has been seen, for a person."""
         ...
 
 

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, PositiveFloat, PositiveInt, ValidationInfo, field_validator, model_validator
 
-from drivers.modbus.grouping import MAX_REGISTERS
+from drivers.modbus.grouping import MAX_BITS, MAX_REGISTERS
 from drivers.modbus.lines import Line, OverTcpLine, SerialSettings, TcpLine, TlsLine, UdpLine
 from drivers.modbus.point import TEXTS, Point
 from drivers.modbus.registers import Layout, Order, Type
@@ -16,6 +16,8 @@ from drivers.modbus.templates import TemplateUse, expand, find, line_settings, l
 from gateway.config import Settings
 from gateway.errors import ConfigError
 from gateway.ports import Report
+
+_Address = Annotated[int, Field(ge=0, le=65535)]
 
 
 class ModbusDevice(TemplateUse):
@@ -31,6 +33,13 @@ class ModbusDevice(TemplateUse):
     word_order: Order = Order.BIG
     rpc_addresses: Literal["none", "read", "write"] = Field(
         "read", description="What `get` and `set` may do with a place instead of a key (type=16int;functionCode=3;…)."
+    )
+    max_registers: Annotated[int, Field(ge=1, le=MAX_REGISTERS)] | None = Field(
+        None, description="The longest request for it, where it is known; else it is found out."
+    )
+    max_bits: Annotated[int, Field(ge=1, le=MAX_BITS)] | None = None
+    holes: tuple[tuple[_Address, _Address], ...] = Field(
+        (), description="First and last address of what no request of its unit may read across, in any table."
     )
     telemetry: tuple[Point, ...] = ()
     attributes: tuple[Point, ...] = ()
@@ -59,6 +68,16 @@ class ModbusDevice(TemplateUse):
         return self
 
     @model_validator(mode="after")
+    def _outside_of_holes(self) -> ModbusDevice:
+        for first, last in self.holes:
+            if first > last:
+                raise ValueError(f"{self.name!r}: the hole [{first}, {last}] ends before it begins")
+            for point in (*self.telemetry, *self.attributes):
+                if point.address <= last and point.address + point.span > first:
+                    raise ValueError(f"{self.name!r}: {point.key!r} lies in the hole [{first}, {last}]")
+        return self
+
+    @model_validator(mode="after")
     def _unique_keys(self) -> ModbusDevice:
         seen: set[str] = set()
         for point in (*self.telemetry, *self.attributes):
@@ -73,7 +92,7 @@ class ModbusDevice(TemplateUse):
 
     def layout(self, point: Point) -> Layout:
         """How a point of this device is to be read."""
-        is_text = point.type in TEXTS
+        is_text = point.type in (*TEXTS, Type.INT8, Type.UINT8)  # the order of a device is that of its numbers
         return Layout(
             type=point.type,
             byte_order=point.byte_order or (Order.BIG if is_text else self.byte_order),
@@ -101,13 +120,16 @@ class ModbusConfig(Settings):
     port: Annotated[int, Field(ge=1, le=65535)] = 502
     line: Line | None = Field(None, description="Instead of host and port.")
     timeout_s: PositiveFloat = Field(1.0, description="For a connection, and for each answer.")
-    max_gap_registers: Annotated[int, Field(ge=0, le=124)] = Field(
-        8, description="Registers between two points that are read along rather than asked around."
+    max_gap_registers: Annotated[int, Field(ge=0, le=124)] | None = Field(
+        None,
+        description="Registers between two points that are read along rather than asked around; default: as many as "
+        "cost less than a second request on this line.",
     )
-    max_gap_bits: Annotated[int, Field(ge=0, le=1999)] = 64
+    max_gap_bits: Annotated[int, Field(ge=0, le=1999)] | None = None
     max_registers: Annotated[int, Field(ge=1, le=MAX_REGISTERS)] = Field(
         MAX_REGISTERS, description="For devices that cannot answer the protocol's 125 at once."
     )
+    max_bits: Annotated[int, Field(ge=1, le=MAX_BITS)] = MAX_BITS
     devices: Annotated[tuple[ModbusDevice, ...], Field(min_length=1)]
 
     @model_validator(mode="before")

@@ -2,56 +2,32 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
-from typing import Final
 
 from drivers.modbus.config import ModbusConfig
-from drivers.modbus.grouping import Request, Span, group
+from drivers.modbus.lines import TcpLine, TlsLine
 from drivers.modbus.places import is_place, placed_tag
+from drivers.modbus.reads import Reads
 from drivers.modbus.tags import Tag, spans
-from drivers.modbus.wire import ModbusWire, Refused
+from drivers.modbus.wire import ModbusWire
 from drivers.modbus.wire_open import open_wire
 from drivers.modbus.writes import Writes
+from gateway.domain.entity import Json
 from gateway.domain.telemetry import Value
 from gateway.errors import RejectedError
-from gateway.ports import Clock, DriverDevice, Poll, PollPoint, Query, RawRequest, Reading, Write, WriteTogether, Wrote
-
-log = logging.getLogger(__name__)
-
-SET_ASIDE_S: Final = 60.0
-"""How long a refused point is left alone before the device is asked for it again."""
-
-
-@dataclass(slots=True)
-class _Plan:
-    """How one poll is read: one request, or several after the device refused it."""
-
-    origin: Request[Tag]
-    requests: list[Request[Tag]]
-    set_aside: dict[str, str] = field(default_factory=dict)
-    ask_again_s: float = 0.0
+from gateway.ports import Clock, DriverDevice, Poll, Query, RawRequest, Reading, Write, WriteTogether, Wrote
 
 
 class ModbusDriver:
-    """Implements `Driver`. Reads in groups; a refused group is taken apart, and its culprits set aside for a while."""
+    """Implements `Driver`: polls are those of `reads.py`, calls those of `writes.py`."""
 
     def __init__(self, config: ModbusConfig, wire: ModbusWire, clock: Clock) -> None:
         self._config, self._wire, self._clock = config, wire, clock
         points = list(spans(config))
         self._tags = {(span.point.device, span.point.key): span.point for span in points}
-        requests = group(
-            points,
-            max_gap_registers=config.max_gap_registers,
-            max_gap_bits=config.max_gap_bits,
-            max_count=None if config.max_registers == 125 else config.max_registers,
-        )
-        self._plans = {_poll(request): _Plan(request, [request]) for request in requests}
+        self._reads = Reads(config, points, wire, clock)
         self._writes = Writes(config.name, wire)
-        self._bad_values: dict[str, str] = {}
-        self._told: set[str] = set()  # points whose refusal is in the log
 
     def devices(self) -> Sequence[DriverDevice]:
         """Who is on this bus."""
@@ -59,7 +35,7 @@ class ModbusDriver:
 
     def polls(self) -> Sequence[Poll]:
         """One a group of neighbouring points."""
-        return list(self._plans)
+        return self._reads.polls()
 
     async def read(self, poll: Poll) -> Sequence[Reading]:
         """The points of one group; empty when all of them are set aside.
@@ -68,16 +44,7 @@ class ModbusDriver:
             TransientError: The unit is silent. `BusLost`: no connection.
             RejectedError: The unit refused all of the group just now.
         """
-        plan = self._plans[poll]
-        if plan.set_aside and self._clock.monotonic_s() >= plan.ask_again_s:
-            plan.requests, plan.set_aside = [plan.origin], {}
-        readings: list[Reading] = []
-        for request in list(plan.requests):
-            try:
-                readings += await self._read(request)
-            except Refused as error:
-                readings += await self._take_apart(plan, request, error)
-        return readings
+        return await self._reads.read(poll)
 
     async def write(self, command: Write) -> Value:
         """Write, then read back: the value that the device now has.
@@ -126,10 +93,17 @@ class ModbusDriver:
 
     def faults(self) -> Mapping[str, str]:
         """Points set aside, and points whose last value was none (NaN …)."""
-        found = dict(self._bad_values)
-        for plan in self._plans.values():
-            found.update(plan.set_aside)
-        return found
+        return self._reads.faults()
+
+    def line(self) -> Mapping[str, Json]:
+        """Implements `WatchesLine`: what was found out about the units."""
+        return self._reads.seen()
+
+    @property
+    def in_flight(self) -> int:
+        """Implements `Pipelined`."""
+        line = self._config.wire
+        return line.in_flight if isinstance(line, TcpLine | TlsLine) else 1
 
     def _tag(self, device: str, key: str, *, may_write: bool = False) -> Tag:
         tag = self._tags.get((device, key))
@@ -140,65 +114,6 @@ class ModbusDriver:
                 if each.name == device:
                     return placed_tag(each, key, may_write=may_write)
         raise RejectedError(f"{device} has no point {key!r}")
-
-    async def _read(self, request: Request[Tag]) -> list[Reading]:
-        content: Sequence[int]
-        if request.table.is_bits:
-            content = await self._wire.read_bits(request.unit_id, request.table, request.address, request.count)
-        else:
-            content = await self._wire.read_registers(request.unit_id, request.table, request.address, request.count)
-        ts_ms = self._clock.now_ms()
-        readings: list[Reading] = []
-        for span in request.spans:
-            tag = span.point
-            start = span.address - request.address
-            try:
-                value = tag.value(content[start : start + span.count])
-            except RejectedError as error:
-                self._bad_values[tag.name] = str(error)
-                continue
-            if self._bad_values:
-                self._bad_values.pop(tag.name, None)
-            readings.append(
-                Reading(device=tag.device, key=tag.key, value=value, ts_ms=ts_ms, is_attribute=tag.is_attribute)
-            )
-        return readings
-
-    async def _take_apart(self, plan: _Plan, refused: Request[Tag], error: Refused) -> list[Reading]:
-        """Read the points of a refused request one by one; from now on those that answered go without the others."""
-        readings: list[Reading] = []
-        good: list[Span[Tag]] = []
-        aside: dict[str, str] = {}
-        for span in refused.spans:
-            alone = group([span])[0]
-            if len(refused.spans) == 1:
-                aside[span.point.name] = str(error)
-                continue
-            try:
-                readings += await self._read(alone)
-                good.append(span)
-            except Refused as own:
-                aside[span.point.name] = str(own)
-        requests = group(good, max_gap_registers=0, max_gap_bits=0)
-        if len(requests) == 1 and requests[0].count == refused.count:
-            # Every point answers alone and nothing lies between them: the request is too long for this device.
-            requests = group(good, max_gap_registers=0, max_gap_bits=0, max_count=max(1, refused.count // 2))
-        place = plan.requests.index(refused)
-        plan.requests[place : place + 1] = requests
-        if aside:
-            plan.set_aside.update(aside)
-            plan.ask_again_s = self._clock.monotonic_s() + SET_ASIDE_S
-            if good:  # otherwise the error below speaks for all of them
-                self._tell(aside)
-        if not good and not plan.requests:
-            raise error
-        return readings
-
-    def _tell(self, aside: Mapping[str, str]) -> None:
-        for name, reason in aside.items():
-            if name not in self._told:
-                self._told.add(name)
-                log.warning("%s is set aside, its neighbours are read on: %s", name, reason)
 
 
 @asynccontextmanager
@@ -214,14 +129,3 @@ async def open_modbus(config: ModbusConfig, clock: Clock) -> AsyncIterator[Modbu
 def known_devices(config: ModbusConfig) -> list[DriverDevice]:
     """All devices of a bus are known from its configuration."""
     return [DriverDevice(name=device.name, profile=device.profile, label=device.label) for device in config.devices]
-
-
-def _poll(request: Request[Tag]) -> Poll:
-    return Poll(
-        key=f"{request.unit_id}/{request.table}/{request.address}+{request.count}@{request.every_ms}",
-        every_s=request.every_ms / 1000,
-        unit=str(request.unit_id),
-        points=tuple(
-            PollPoint(device=span.point.device, key=span.point.key, report=span.point.report) for span in request.spans
-        ),
-    )

@@ -35,6 +35,7 @@ from gateway.ports import (
     RawRequest,
     Reading,
     Receipt,
+    WatchesLine,
     Write,
     WriteTogether,
     Wrote,
@@ -188,13 +189,23 @@ class Bus:
             "not_good": list(islice((row for row in self.overview.points() if row["quality"] != "good"), NOT_GOOD)),
             "set_aside": self.overview.faults(),
             "calls_waiting": self.calls_waiting,
-            "line": dict(self._driver.line()) if isinstance(self._driver, Listener) else {},
+            "line": dict(self._driver.line()) if isinstance(self._driver, WatchesLine) else {},
         }
 
     @property
     def utilisation(self) -> float:
         """The share of the last minute that the line was busy: 0 to 1."""
         return round(self._use.share(self._clock.monotonic_s()), 4)
+
+    @property
+    def entry(self) -> BusEntry:
+        """As it was configured."""
+        return self._entry
+
+    @property
+    def is_open(self) -> bool:
+        """It has a driver; whether that reaches anybody is another question."""
+        return self._driver is not None
 
     @property
     def calls_waiting(self) -> int:

@@ -95,10 +95,13 @@ class PollRecord:
 class PointRecord:
     """One point: its last good value, and which poll brings it (None: it speaks unasked)."""
 
-    __slots__ = ("device", "key", "poll", "read_s", "reading", "reporter", "unit")
+    __slots__ = ("device", "every_s", "key", "poll", "read_s", "reading", "reporter", "unit")
 
-    def __init__(self, device: str, key: str, unit: str, poll: PollRecord | None) -> None:
+    def __init__(
+        self, device: str, key: str, unit: str, poll: PollRecord | None, every_s: float | None = None
+    ) -> None:
         self.device, self.key, self.unit, self.poll = device, key, unit, poll
+        self.every_s = every_s if every_s is not None or poll is None else poll.poll.every_s
         self.reading: Reading | None = None
         self.read_s = 0.0
         self.reporter: Reporter | None = None
@@ -121,12 +124,12 @@ class PointRecord:
             code = getattr(refusal, "code", None)
             return "bad", code if isinstance(code, int) else None, _short(refusal)
         if faults and (reason := faults.get(f"{self.device}.{self.key}")) is not None:
-            return "bad", None, _short(reason)
+            return "bad", getattr(reason, "code", None), _short(reason)
         if self.reading is None:
             return "bad", None, silence or (poll and poll.outage.error) or "no value yet"
         if silence is not None:
             return "stale", None, silence
-        if poll is not None and now_s - self.read_s > STALE_TURNS * poll.poll.every_s:
+        if poll is not None and self.every_s and now_s - self.read_s > STALE_TURNS * self.every_s:
             return "stale", None, poll.outage.error or "not read in time"
         return "good", None, None
 
@@ -137,6 +140,7 @@ class PointRecord:
         achieved_s = None if poll is None else poll.achieved_s
         if poll is not None and achieved_s is not None and poll.good_s is not None:
             achieved_s = max(achieved_s, now_s - poll.good_s)  # an average says nothing of what has stopped
+            achieved_s *= (self.every_s or poll.poll.every_s) / poll.poll.every_s
         value = None if reading is None else reading.value
         return {
             "device": self.device,
@@ -148,7 +152,7 @@ class PointRecord:
             "value": _short(value) if isinstance(value, str | list | dict) else value,
             "ts_ms": None if reading is None else reading.ts_ms,
             "age_s": None if reading is None else round(now_s - self.read_s, 3),
-            "every_ms": None if poll is None else round(poll.poll.every_s * 1000, 3),
+            "every_ms": None if self.every_s is None else round(self.every_s * 1000, 3),
             "achieved_ms": None if achieved_s is None else round(achieved_s * 1000, 3),
             "missed": 0 if poll is None else poll.missed,
             "late_max_ms": None if poll is None else round(poll.late_s * 1000, 3),
@@ -182,6 +186,10 @@ class Records:
             return readings
         return [reading for reading in readings if self._is_reported(reading, now_s)]
 
+    def point(self, device: str, key: str) -> PointRecord | None:
+        """None: no such point, or it was never read."""
+        return self._points.get((device, key))
+
     def forget(self, device: str) -> None:
         """What was reported of this device did not arrive."""
         for point in self._points.values():
@@ -195,11 +203,11 @@ class Records:
     def _meet(self, point: PollPoint, unit: str, poll: PollRecord | None) -> PointRecord | None:
         if len(self._points) >= MAX_POINTS:
             return None
-        record = self._points[point.device, point.key] = PointRecord(point.device, point.key, unit, poll)
+        record = self._points[point.device, point.key] = PointRecord(point.device, point.key, unit, poll, point.every_s)
         if poll is not None:
             poll.points.append(record)
             if point.report is not None:
-                record.reporter = Reporter(point.report, poll.poll.every_s)
+                record.reporter = Reporter(point.report, point.every_s or poll.poll.every_s)
                 poll.reports = True
         return record
 
