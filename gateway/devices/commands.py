@@ -17,6 +17,7 @@ from gateway.devices.announcing import untaken
 from gateway.devices.claims import CLAIM
 from gateway.devices.identity import change_identity, moved_to, old_edge_reason, park_portions
 from gateway.devices.inlet import OWED, Inlet
+from gateway.devices.names import ALIAS, call_it, called, is_alias, kept_apart, namesake
 from gateway.devices.pipeline import Pipeline
 from gateway.devices.rpc import RpcDesk
 from gateway.devices.state import REMOVED, State, with_profile
@@ -153,10 +154,25 @@ class Commands:
             return
         if device == known:
             return
-        changes: list[Change] = [SaveDevice(device)]
-        gateway_id = self._inlet.sub_devices.last_gateway(device_id) if known and known.name != device.name else None
-        if known is not None and gateway_id is not None:
-            changes += self._inlet.notices.add(gateway_id, "gateway_device_renamed", {known.name: device.name})
+        changes: list[Change] = []
+        renamed = known if known is not None and known.name != device.name else None
+        other = namesake(self._state, device, device.name) if renamed is not None else None
+        if renamed is not None and other is not None:
+            changes += kept_apart(other, renamed)
+            device = replace(device, local_name=renamed.local_name or renamed.name)
+            self._counters.add("devices.names_kept_apart")
+            log.warning(
+                "device %r: %r in the cloud from now on, which here is the name of a device that the cloud has not"
+                " named yet: that one gets another name there, and both keep the names that they have here",
+                renamed.local_name or renamed.name,
+                device.name,
+            )
+        changes.append(SaveDevice(device))
+        gateway_id = self._inlet.sub_devices.last_gateway(device_id) if renamed and other is None else None
+        if renamed is not None and gateway_id is not None:
+            old_name = called(self._state, renamed)
+            changes += self._inlet.notices.add(gateway_id, "gateway_device_renamed", {old_name: device.name})
+            changes += call_it(self._state, device_id, device.name)
         if is_back:
             left = {one: mark for one, mark in removed.items() if one != name}
             changes.append(SaveSetting(REMOVED, left or None))
@@ -166,10 +182,13 @@ class Commands:
                 self._event("DEVICE", Action.RELATION_REQUEST, device_id),
             ]
         receipt = self._pipeline.commit(changes)
+        if known is None or (renamed is not None and other is None):  # until then nobody else takes the name
+            self._inlet.names.hold(device.name, device, receipt, is_new=known is None)
         if known is None:
-            self._inlet.names.hold(device.name, device, receipt, is_new=True)
             self._inlet.questions.opened([device.entity_id], receipt)
         await receipt
+        if other is not None:
+            self._inlet.device_changed(other.entity_id, credentials_changed=False)
         self._inlet.device_changed(device.entity_id, credentials_changed=kept is not None and fresh != kept)
         if gateway_id is not None:
             self._inlet.notices.tell(gateway_id)
@@ -189,6 +208,8 @@ class Commands:
             self._event("DEVICE", Action.ATTRIBUTES_REQUEST, device.id),
             self._event("DEVICE", Action.RELATION_REQUEST, device.id),
         ]
+        if is_alias(self._state, rival.id):
+            changes += [*call_it(self._state, rival.id, None), SaveSetting(f"{ALIAS}{device.id}", device.name)]
         changes += self._inlet.sub_devices.moved(rival, device)
         for key, held in self._state.attributes(rival.entity_id, AttributeScope.CLIENT_SCOPE).items():
             changes.append(
@@ -230,9 +251,10 @@ class Commands:
         marks += [SaveSetting(name, None) for name in names if self._state.setting(name) is not None]
         gateway_id = self._inlet.sub_devices.last_gateway(device_id)
         if gateway_id is not None:
-            marks += self._inlet.notices.add(gateway_id, "gateway_device_deleted", device.name)
+            marks += self._inlet.notices.add(gateway_id, "gateway_device_deleted", called(self._state, device))
         marks += [SaveSetting(f"{LAST_GATEWAY}{device_id}", None), *self._inlet.notices.forget(device_id)]
-        if device.local_name is not None:
+        marks += call_it(self._state, device_id, None)
+        if device.local_name is not None and not is_alias(self._state, device_id):
             mark = {"id": str(device_id), "at_ms": self._clock.now_ms()}
             marks.append(SaveSetting(REMOVED, {**self._removed(), device.local_name: mark}))
             self._counters.add("devices.removed_by_cloud")

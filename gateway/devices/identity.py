@@ -11,6 +11,7 @@ from dataclasses import replace
 from typing import Final
 from uuid import UUID
 
+from gateway.devices.names import call_it, is_alias
 from gateway.devices.state import IN_MEMORY_ENTITIES, REMOVED, State
 from gateway.domain.changes import (
     AppendEvent,
@@ -68,12 +69,16 @@ def change_identity(identity: EdgeIdentity, state: State, now_ms: int) -> Sequen
     changes: list[Change] = [ParkPending(lane, 1 << 62, old_edge_reason(old), now_ms) for lane in Lane]
     now_known_as: dict[str, str] = {}
     for device in list(state.devices()):
-        if device.origin == Origin.CLOUD and device.local_name is None:
+        is_told_apart = is_alias(state, device.id)
+        changes += call_it(state, device.id, None)
+        if device.origin == Origin.CLOUD and (device.local_name is None or is_told_apart):
             changes.append(DeleteDevice(device.id))
             continue
         if is_other_tenant:
             changes.append(DeleteDevice(device.id))
         ours = _as_ours(device, now_ms, new_id=is_other_tenant, without_profile=device.profile_id in clouds)
+        if is_told_apart:
+            ours = replace(ours, local_name=None)
         now_known_as[str(device.id)] = str(ours.id)
         event = CloudEvent(type="DEVICE", action=Action.ADDED.value, entity_id=ours.id, created_ms=now_ms)
         changes += [SaveDevice(ours), AppendEvent(event)]

@@ -7,13 +7,23 @@ state: whoever wants the same name meanwhile gets that very device, or waits for
 from __future__ import annotations
 
 import asyncio
-from typing import Final
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Final
+from uuid import UUID
 
+from gateway.domain.changes import Change, SaveDevice, SaveSetting
 from gateway.domain.entity import Device
 from gateway.errors import RejectedError
 from gateway.ports import Receipt
 
+if TYPE_CHECKING:
+    from gateway.devices.state import State
+
 MAX_NAME_CHARS: Final = 255
+ALIAS: Final = "alias:"
+"""Setting, with the device's id: its local name was kept to tell two devices apart, and is not that of a configuration.
+The value is what its gateway calls it."""
 
 
 class Names:
@@ -43,6 +53,44 @@ class Names:
         """Returns when nothing of this name is on its way; what the caller does before its next await is alone."""
         while (entry := self._coming.get(name)) is not None:
             await asyncio.wait([entry[1]])
+
+
+def namesake(state: State, device: Device, name: str) -> Device | None:
+    """The other device that has this name here, made here and never named by the cloud: there it gets another one."""
+    other = state.device_named(name)
+    return None if other is None or other.id == device.id or other.json is not None else other
+
+
+def kept_apart(*devices: Device) -> Sequence[Change]:
+    """Each keeps the name that it has here as its local one, so that whoever speaks of it goes on meaning it."""
+    changes: list[Change] = []
+    for device in devices:
+        if device.local_name is None:
+            changes += [
+                SaveDevice(replace(device, local_name=device.name)),
+                SaveSetting(_alias(device.id), device.name),
+            ]
+    return changes
+
+
+def called(state: State, device: Device) -> str:
+    """By its gateway."""
+    name: str | None = state.setting(_alias(device.id))
+    return name or device.name
+
+
+def is_alias(state: State, device_id: UUID) -> bool:
+    """Its local name is nobody's configuration."""
+    return state.setting(_alias(device_id)) is not None
+
+
+def call_it(state: State, device_id: UUID, name: str | None) -> Sequence[Change]:
+    """Its gateway is told a new name; None: the device is gone."""
+    return [SaveSetting(_alias(device_id), name)] if is_alias(state, device_id) else ()
+
+
+def _alias(device_id: UUID) -> str:
+    return f"{ALIAS}{device_id}"
 
 
 def check_name(what: str, name: str) -> None:

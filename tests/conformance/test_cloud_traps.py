@@ -4,6 +4,7 @@ The other side is the strict simulated cloud over a real connection, so each tes
 """
 
 import asyncio
+import re
 import logging
 from uuid import uuid4
 
@@ -240,6 +241,38 @@ async def test_trap_13_a_renamed_device_takes_the_clouds_name_and_keeps_its_own_
             await house.settled()
             house.arrived("Boiler")
             assert sim.state()["renamed"] == 1  # later updates are no new clash
+            house.unblemished()
+
+
+async def test_trap_13_a_rename_onto_the_name_of_a_device_made_offline_loses_nothing_and_shows_both(tmp_path):
+    async with strict_sim() as sim:
+        await sim.create_device("Pump A", token="pump-a")
+        async with CloudHouse(tmp_path, sim) as house:
+            house.connect()
+            await house.ready()
+            await house.heard()
+            first = house.device("Pump A").id
+            await house.post("Pump A", 3)
+            await house.settled()
+        async with CloudHouse(tmp_path, sim) as house:  # the link is down
+            gateway = house.device("Boiler")
+            await house.inlet.sub_device(gateway, "Pump B", "default")[1]
+            second = house.state.device_named("Pump B").id
+            await sim.rename_device("Pump A", "Pump B")
+            house._sequence["Pump A"] = 3
+            await asyncio.gather(house.post("Pump A", 3), house.post("Pump B", 3))
+            house.connect()
+            await house.ready()
+            await until(lambda: sim.state()["renamed"] == 1, "the cloud has not named the new one")
+            await house.heard()
+            for name, device_id in (("Pump A", first), ("Pump B", second)):
+                assert house.inlet.sub_device(gateway, name, "")[0].id == device_id
+                house._sessions.pop(name).close()
+                house.channels.pop(name)
+            assert house.state.device(first).name == "Pump B"
+            assert re.fullmatch("Pump B_[A-Za-z]{15}", house.state.device(second).name)
+            seen = {device_id: sim.device_state(house.state.device(device_id).name) for device_id in (first, second)}
+            assert [(one["seq_high"], one["missing"]) for one in seen.values()] == [(6, 0), (3, 0)]
             house.unblemished()
 
 
