@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
 
@@ -29,7 +29,25 @@ class _Networked(_Paced):
         return f"{self.host}:{getattr(self, 'port', '')}"
 
 
-class TcpLine(_Networked):
+class _Identified(_Networked):
+    """A line with transaction ids."""
+
+    transaction_ids: Literal["strict", "ignore"] = Field(
+        "strict", description="ignore: for a device that answers with other ids than it was asked with."
+    )
+    close_after_cycle: bool = Field(
+        False,
+        description="Leave the connection when nothing is asked, for devices that have one for all their masters.",
+    )
+
+    @model_validator(mode="after")
+    def _one_at_a_time(self) -> Self:
+        if self.transaction_ids == "ignore" and getattr(self, "in_flight", 1) > 1:
+            raise ValueError("several questions in flight are told apart by transaction ids alone; say in_flight: 1")
+        return self
+
+
+class TcpLine(_Identified):
     """Modbus TCP."""
 
     kind: Literal["tcp"] = "tcp"
@@ -39,14 +57,14 @@ class TcpLine(_Networked):
     )
 
 
-class UdpLine(_Networked):
+class UdpLine(_Identified):
     """The frames of Modbus TCP in datagrams."""
 
     kind: Literal["udp"]
     port: _Port = 502
 
 
-class TlsLine(_Networked):
+class TlsLine(_Identified):
     """Modbus/TCP Security."""
 
     kind: Literal["tls"]

@@ -60,6 +60,8 @@ def _master(config: ModbusConfig, clock: Clock) -> Master:
         tls=_context(config.name, line) if isinstance(line, TlsLine) else None,
         server_name=line.server_name if isinstance(line, TlsLine) else None,
         is_udp=isinstance(line, UdpLine),
+        has_own_ids=line.transaction_ids == "ignore",
+        close_after_cycle=line.close_after_cycle,
     )
 
 

@@ -3,7 +3,8 @@
 A late answer cannot be taken for another one. Ids are spread over the whole range, so that neither the neighbour's
 id nor 0 belongs to an open question; unit, function and length are compared besides. With one question at a
 time a timeout also ends the connection, because some device servers put the newest id on whatever answer they have.
-With several, the connection stays as long as other answers come.
+With several, the connection stays as long as other answers come. A device that has ids of its own is asked one question
+at a time, and then its connection, unit, function and length are what tells its answer.
 """
 
 from __future__ import annotations
@@ -23,6 +24,9 @@ from gateway.ports import Clock
 
 _STEP: Final = 0x9E37  # odd: all ids come in turn
 
+CYCLE_ENDS_S: Final = 0.1
+"""With `close_after_cycle`: so long without a question, and the connection is left to others."""
+
 
 class _Open:
     """One question on its way."""
@@ -36,8 +40,8 @@ class _Open:
 class _Connection(asyncio.Protocol, asyncio.DatagramProtocol):
     """One socket and the questions that are open on it. Lives once."""
 
-    def __init__(self, timeout_s: float, is_udp: bool) -> None:
-        self._timeout_s, self._is_udp = timeout_s, is_udp
+    def __init__(self, timeout_s: float, is_udp: bool, has_own_ids: bool) -> None:
+        self._timeout_s, self._is_udp, self._has_own_ids = timeout_s, is_udp, has_own_ids
         self._loop = asyncio.get_running_loop()
         self._framer = tcp.TcpFramer()
         self._open: dict[int, _Open] = {}  # in the order of their deadlines
@@ -118,6 +122,12 @@ class _Connection(asyncio.Protocol, asyncio.DatagramProtocol):
         self.end(Unreachable(f"nobody answers there: {exc}"))
 
     def _answered(self, transaction: int, unit: int, pdu: bytes) -> None:
+        if self._has_own_ids and len(self._open) == 1:
+            (transaction,) = self._open
+            question = self._open[transaction].question
+            if not question.is_answered_by(pdu) and question.refusal(pdu) is None:
+                self.strays += 1
+                return
         asked = self._open.get(transaction)
         if asked is None or asked.unit != unit:
             self.strays += 1  # late, or for somebody else
@@ -160,10 +170,15 @@ class TcpMaster:
         tls: ssl.SSLContext | None = None,
         server_name: str | None = None,
         is_udp: bool = False,
+        has_own_ids: bool = False,
+        close_after_cycle: bool = False,
     ) -> None:
         self._host, self._port, self._timeout_s, self._clock = host, port, timeout_s, clock
         self._in_flight, self._connect_pause_s, self._gap_s = in_flight, connect_pause_s, gap_s
         self._tls, self._server_name, self._is_udp = tls, server_name, is_udp
+        self._has_own_ids, self._close_after_cycle = has_own_ids, close_after_cycle
+        self._asking = 0
+        self._leaving: asyncio.TimerHandle | None = None
         self._slots = asyncio.Semaphore(in_flight)
         self._connecting = asyncio.Lock()
         self._connection: _Connection | None = None
@@ -177,12 +192,29 @@ class TcpMaster:
 
     def close(self) -> None:
         """Safe to call twice."""
+        if self._leaving is not None:
+            self._leaving.cancel()
+            self._leaving = None
         connection, self._connection = self._connection, None
         if connection is not None:
             connection.end(Closed("connection closed here"))
 
     async def ask(self, unit: int, question: Question) -> bytes:
         """See `Master`."""
+        if not self._close_after_cycle:
+            return await self._ask(unit, question)
+        self._asking += 1
+        if self._leaving is not None:
+            self._leaving.cancel()
+            self._leaving = None
+        try:
+            return await self._ask(unit, question)
+        finally:
+            self._asking -= 1
+            if not self._asking:
+                self._leaving = asyncio.get_running_loop().call_later(CYCLE_ENDS_S, self.close)
+
+    async def _ask(self, unit: int, question: Question) -> bytes:
         async with self._slots:
             connection = self._connection
             if connection is None or not connection.is_open:
@@ -211,7 +243,7 @@ class TcpMaster:
             if self._connection is not None and self._connection.is_open:
                 return self._connection
             self.close()
-            connection = _Connection(self._timeout_s, self._is_udp)
+            connection = _Connection(self._timeout_s, self._is_udp, self._has_own_ids)
             loop = asyncio.get_running_loop()
             try:
                 async with asyncio.timeout(self._timeout_s):

@@ -40,9 +40,9 @@ class RawSlave:
             writer.close()
 
     @asynccontextmanager
-    async def open(self, timeout_s=0.2, in_flight=1):
+    async def open(self, timeout_s=0.2, in_flight=1, **more):
         server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
-        wire = tcp_wire(server.sockets[0].getsockname()[1], timeout_s, in_flight)
+        wire = tcp_wire(server.sockets[0].getsockname()[1], timeout_s, in_flight, **more)
         try:
             yield wire
         finally:
@@ -55,8 +55,8 @@ class RawSlave:
             await server.wait_closed()
 
 
-def tcp_wire(port, timeout_s, in_flight=1):
-    master = TcpMaster("127.0.0.1", port, timeout_s, SystemClock(), in_flight=in_flight)
+def tcp_wire(port, timeout_s, in_flight=1, **more):
+    master = TcpMaster("127.0.0.1", port, timeout_s, SystemClock(), in_flight=in_flight, **more)
     return ModbusWire("plant", f"127.0.0.1:{port}", master)
 
 
@@ -107,6 +107,42 @@ async def test_an_answer_to_nobody_before_the_right_one_is_ignored():
     async with RawSlave(answer).open() as wire:
         assert list(await ask(wire, 0)) == [3]
         assert wire.connects == 1
+
+
+async def test_a_device_with_ids_of_its_own_is_heard_and_its_late_answers_are_not():
+    async def answer(slave, writer, tid, unit, pdu):
+        address = struct.unpack(">H", pdu[1:3])[0]
+        if address == 111:
+            await asyncio.sleep(0.25)
+        writer.write(frame(tid + 1, unit + 1, registers(1)) + frame(tid + 1, unit, registers(1, 2)))
+        writer.write(frame(tid + 1, unit, registers(address)))
+
+    async with RawSlave(answer).open() as wire:
+        with pytest.raises(TransientError):
+            await ask(wire, 5)
+    async with RawSlave(answer).open(has_own_ids=True) as wire:
+        assert list(await ask(wire, 5)) == [5]
+        with pytest.raises(TransientError):
+            await ask(wire, 111)
+        for address in range(20):
+            assert list(await ask(wire, address)) == [address]
+            await asyncio.sleep(0.005)
+        assert wire.connects == 2
+
+
+async def test_a_connection_is_left_to_others_when_the_cycle_is_over():
+    async def answer(slave, writer, tid, unit, pdu):
+        writer.write(frame(tid, unit, registers(5)))
+
+    async with RawSlave(answer).open(close_after_cycle=True) as wire:
+        for _ in range(3):
+            assert list(await ask(wire, 0)) == [5]
+        assert wire.connects == 1
+        async with asyncio.timeout(2):
+            while wire._master.is_open:
+                await asyncio.sleep(0.01)
+        assert list(await ask(wire, 0)) == [5]
+        assert wire.connects == 2
 
 
 async def test_an_idle_connection_dropped_by_the_device_is_no_outage():
