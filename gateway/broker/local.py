@@ -16,7 +16,7 @@ import asyncio
 import itertools
 import logging
 import struct
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Callable, Coroutine, Iterable, Iterator
 from contextlib import suppress
 from typing import Any, Final
 
@@ -33,7 +33,8 @@ log = logging.getLogger(__name__)
 logging.getLogger("amqtt").setLevel(logging.ERROR)  # a library in the house, not a voice in the log
 logging.getLogger("transitions").setLevel(logging.ERROR)
 
-_ENVELOPE: Final = struct.Struct(">BQ")
+_ENVELOPE: Final = struct.Struct(">BQQ")  # flags, number of the message, origin
+_REMEMBERED: Final = 1_000  # messages of which another copy is known, for a session with several filters
 _RETAINED, _HAS_MORE = 0x04, 0x08
 _LISTENER: Final = "default"
 _MAX_QUEUED: Final = 1000  # messages in amqtt's queues before its sessions stop reading
@@ -48,6 +49,7 @@ class LocalBroker:
     def __init__(self, spawn: Callable[[Coroutine[Any, Any, None], str], None]) -> None:
         self._spawn = spawn
         self._numbers = itertools.count(1)
+        self._messages = itertools.count(1)
         self._started: asyncio.Future[Broker] = asyncio.get_running_loop().create_future()
 
     async def run(self) -> None:
@@ -72,7 +74,7 @@ class LocalBroker:
     ) -> AmqttSession:
         """A new session; what is sent before amqtt is up waits in its pipe."""
         client_id = f"device-connection-{next(self._numbers)}"
-        session = AmqttSession(client_id, deliver, relieved, gone)
+        session = AmqttSession(client_id, self._messages, deliver, relieved, gone)
         self._spawn(self._serve(session), f"local {client_id}")
         return session
 
@@ -92,11 +94,13 @@ class AmqttSession:
     def __init__(
         self,
         client_id: str,
+        messages: Iterator[int],
         deliver: Callable[[Publish, int], None],
         relieved: Callable[[], None],
         gone: Callable[[], None],
     ) -> None:
-        self._deliver, self._gone = deliver, gone
+        self._deliver, self._gone, self._messages = deliver, gone, messages
+        self._recent: dict[int, None] = {}  # numbers of messages
         self.reader = PipeReader(client_id, relieved)
         self.writer = PipeWriter(self._receive)
         self._decoder = Decoder(_MAX_PACKET_BYTES)
@@ -115,7 +119,8 @@ class AmqttSession:
         """To every session that has subscribed there."""
         extra = b"" if packet.more is None else stored(packet.more)
         flags = packet.qos | (_RETAINED if packet.is_retained else 0) | (_HAS_MORE if extra else 0)
-        self.reader.feed(encode.publish(4, packet.topic, _ENVELOPE.pack(flags, origin) + extra + packet.payload))
+        head = _ENVELOPE.pack(flags, next(self._messages), origin)
+        self.reader.feed(encode.publish(4, packet.topic, head + extra + packet.payload))
 
     def subscribe(self, filters: list[str], answer: Callable[[list[int]], None]) -> None:
         """`answer` is called when amqtt has answered."""
@@ -163,7 +168,12 @@ class AmqttSession:
                 self._open(packet)
 
     def _open(self, packet: Publish) -> None:
-        flags, origin = _ENVELOPE.unpack_from(packet.payload)
+        flags, number, origin = _ENVELOPE.unpack_from(packet.payload)
+        if number in self._recent:  # amqtt sends one for each filter that matches
+            return
+        self._recent[number] = None
+        if len(self._recent) > _REMEMBERED:
+            del self._recent[next(iter(self._recent))]
         more, start = None, _ENVELOPE.size
         if flags & _HAS_MORE:
             more, _, start = loaded(packet.payload, start)
