@@ -100,11 +100,21 @@ class Wire:
 
 @asynccontextmanager
 async def house(wire: Wire) -> AsyncIterator[tuple[Fieldbus, Counters]]:
+    """A whole field bus around this wire."""
+    names = [device.name for device in wire.devices()]
+    async with whole(names, {"kind": "bench"}, {"bench": wire.plugin}) as (room, counters):
+        yield room, counters
+
+
+@asynccontextmanager
+async def whole(
+    names: Sequence[str], bus: Mapping[str, Any], plugins: Mapping[str, DriverPlugin]
+) -> AsyncIterator[tuple[Fieldbus, Counters]]:
     """Field bus, devices, rules, committer and SQLite (synchronous=FULL) as the gateway joins them."""
     clock, counters = SystemClock(), Counters()
     with tempfile.TemporaryDirectory(dir=os.environ.get("BENCH_DIR")) as folder:
         async with open_store(SqliteStore(), Path(folder), clock, counters) as store:
-            devices = [Device(id=uuid4(), name=device.name, type="default") for device in wire.devices()]
+            devices = [Device(id=uuid4(), name=name, type="default") for name in names]
             await store.commit([[SaveDevice(device) for device in devices]])
             committer = GroupCommitter(store, clock, counters)
             state = State(await store.load())
@@ -112,7 +122,7 @@ async def house(wire: Wire) -> AsyncIterator[tuple[Fieldbus, Counters]]:
             rules.load_files()
             pipeline = Pipeline(rules, committer, state, counters)
             inlet = Inlet(state, pipeline, committer, RpcDesk(pipeline, state, clock, counters), clock, counters)
-            room = Fieldbus([{"kind": "bench"}], inlet, clock, counters, plugins={"bench": wire.plugin})
+            room = Fieldbus([dict(bus)], inlet, clock, counters, plugins=dict(plugins))
             committing = asyncio.create_task(committer.serve())
             serving = asyncio.create_task(room.serve())
             try:
@@ -140,7 +150,7 @@ async def punctual(polls: int, seconds: float = 6.0) -> None:
         await asyncio.sleep(seconds)
         cpu_s, spent_s = time.process_time() - cpu_s, time.monotonic() - from_s
         (status,) = room.status()
-        late_ms = sorted(late for starts in wire.starts.values() for late in _lateness_ms(starts))
+        late_ms = sorted(late for starts in wire.starts.values() for late in lateness_ms(starts))
     goal = 20.0 if polls == 10 else None  # a poll for each point is 10,000 messages a second: shown, not promised
     name = f"1,000 points at 100 ms in {polls} polls"
     figure(f"{name}: polls a second", len(late_ms) / spent_s, "1/s", at_least=goal and 9.7 * polls)
@@ -151,7 +161,7 @@ async def punctual(polls: int, seconds: float = 6.0) -> None:
     note(f"turns missed {status['late_merged']}, line {status['utilisation']:.0%} busy, points {status['points']}")
 
 
-def _lateness_ms(starts: list[float]) -> list[float]:
+def lateness_ms(starts: list[float]) -> list[float]:
     """Behind the poll's own grid, whose phase is that of its most punctual turn."""
     if not starts:
         return []

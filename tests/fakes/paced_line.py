@@ -59,7 +59,8 @@ class PacedLine:
         self._due = []  # heap: when a byte is through, order, its place, what it belongs to
         self._order = itertools.count()
         self._fds = ()
-        self._decoys = []
+        self._decoys = []  # hold numbers that are not wanted
+        self._last_tty = ""
         self._lock = threading.Lock()
         self._wake = os.pipe()
         self._thread = None
@@ -92,11 +93,13 @@ class PacedLine:
     def plug(self, *, new_number=False):
         """The adapter is there; `new_number`: under another tty than the last time."""
         with self._lock:
-            if new_number:
-                self._decoys += pty.openpty()
-                while len(self._decoys) > 4:  # the numbers come in turn
-                    os.close(self._decoys.pop(0))
             master, slave = pty.openpty()
+            while new_number and os.ttyname(slave) == self._last_tty:
+                self._decoys += (master, slave)
+                master, slave = pty.openpty()
+            while len(self._decoys) > 4:
+                os.close(self._decoys.pop(0))
+            self._last_tty = os.ttyname(slave)
             tty.setraw(slave)
             os.set_blocking(master, False)
             self._buffer.clear()
