@@ -44,6 +44,7 @@ from gateway.devices import (
 )
 from gateway.devices.founding import basic_credentials, token_credentials
 from gateway.devices.history import HistoryDesk
+from gateway.devices.latest import Latest
 from gateway.devices.parked import ParkedDesk
 from gateway.devices.provision_keys import configured_keys
 from gateway.devices.slices import Slices
@@ -51,11 +52,13 @@ from gateway.devices.state import REMOVED
 from gateway.domain.cloud_event import Lane
 from gateway.downlink import Dispatcher
 from gateway.errors import ConfigError, TransientError
-from gateway.fieldbus import Fieldbus
+from gateway.fieldbus import Fieldbus, Servers
+from gateway.fieldbus.house import Facts, House
 from gateway.fieldbus.plugins import Plugins, parse_buses
+from gateway.fieldbus.servers import parse_servers
 from gateway.health import Forecast, Watchdog, written_bytes
 from gateway.health.watchdog import notify
-from gateway.ports import Clock, CloudEvents, Snapshot, Store
+from gateway.ports import Clock, CloudEvents, CloudLink, Snapshot, Store
 from gateway.rules import RuleEngine
 from gateway.store import GroupCommitter, PackageFiles, open_store
 from gateway.supervise import Backoff, Counters, SystemClock, supervise
@@ -128,6 +131,13 @@ class Gateway:
                 for device in fieldbus.devices()
                 if device.name not in configured
             ]
+            servers = Servers(config.servers, fieldbus, clock, counters)
+            configured = {found.name for found in wanted}
+            wanted += [
+                Found(name=device.name, profile=device.profile, label=device.label)
+                for device in servers.devices()
+                if device.name not in configured
+            ]
             if config.external_broker.host is not None:
                 wanted += _standing_for(config.external_broker, {found.name for found in wanted})
             changes = found_devices(wanted, state, clock.now_ms())
@@ -175,6 +185,7 @@ class Gateway:
                         visiting = supervise(external.name, external.serve, again, clock, spells=external.spells)
                         mouths.append(tasks.create_task(visiting, name=external.name))
                         status_parts["external_broker"] = external.status
+                    is_connected: Callable[[], bool] | None = None
                     if config.cloud.enabled:
                         # Imported when needed: a gateway without a cloud does not pay for gRPC.
                         from gateway.cloud.link import GrpcLink
@@ -194,6 +205,17 @@ class Gateway:
                         statistics = Statistics(config.cloud, store.events, link, committer, state, clock, counters)
                         keep(statistics.name, statistics.serve)
                         status_parts |= {"cloud": link.status, "uplink": uplink.status}
+                        is_connected = _readiness(link)
+                    if servers.is_any:
+                        facts = Facts(
+                            store.events, clock, is_connected, state.device_count, lambda: len(inlet.sessions())
+                        )
+                        latest = Latest(state, store.latest)
+                        if servers.keys():
+                            pipeline.on_submit = latest.overhear
+                        servers.connect(House(facts, fieldbus.bus_of, inlet, state, latest, clock), latest)
+                        mouths.append(keep(servers.name, servers.serve))
+                        status_parts["servers"] = servers.status
                     status_parts |= {
                         "buses": fieldbus.status,
                         "rules": lambda: {"chains": rules.chains(), "problems": rules.problems()},
@@ -354,6 +376,12 @@ def check(config: GatewayConfig) -> list[str]:
         for device in entry.devices
         if device.name not in configured
     ]
+    wanted += [
+        Found(name=device.name, profile=device.profile)
+        for server in parse_servers(config.servers, Plugins(), parse_buses(config.buses, Plugins(), config.folder))
+        for device in server.devices
+        if device.name not in {found.name for found in wanted}
+    ]
     found_devices(wanted, state, 0)
     load_acl(config.broker)
     Rules(load_sets(config.mappings))
@@ -440,6 +468,10 @@ async def run_until_signal(config: GatewayConfig) -> None:
     hung_up = stop.set if os.isatty(0) else lambda: gateway.reload()
     loop.add_signal_handler(signal.SIGHUP, hung_up)
     await gateway.run(stop)
+
+
+def _readiness(link: CloudLink) -> Callable[[], bool]:
+    return lambda: link.is_ready
 
 
 def _restore_chains(rules: RuleEngine, snapshot: Snapshot) -> None:

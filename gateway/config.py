@@ -561,6 +561,7 @@ class GatewayConfig(Settings):
     devices: tuple[DeviceConfig, ...] = ()
     provisioning: ProvisioningConfig = ProvisioningConfig()
     buses: tuple[dict[str, Any], ...] = Field((), description="One entry a bus: `kind` selects the driver.")
+    servers: tuple[dict[str, Any], ...] = Field((), description="Where foreign masters ask the gateway itself.")
     ota: OtaConfig = OtaConfig()
     rpc: RpcConfig = RpcConfig()
     rate_limits: RateLimitsConfig = RateLimitsConfig()

@@ -66,6 +66,17 @@ buses: []
 #        telemetry:
 #          - {key: temperature, table: holding_register, address: 0, type: int16, scale: 0.1}
 #          - {key: burner, table: coil, address: 0, type: bool, writable: true}
+
+# Foreign masters: the gateway as a Modbus slave; off while the list is empty (docs/modbus-server.md).
+servers: []
+#  - kind: modbus
+#    name: scada
+#    tcp: {listen: "127.0.0.1:1502"}
+#    units:
+#      - unit_id: 1
+#        points:
+#          - {table: input_register, address: 0, type: uint32, gateway: pending}
+#          - {table: input_register, address: 2, type: int16, scale: 0.1, device: Boiler, key: temperature}
 """
 
 _SECTIONS: tuple[tuple[str, type[BaseModel], str], ...] = (

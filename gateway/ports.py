@@ -564,6 +564,58 @@ class DeviceTemplate:
     points: Sequence[tuple[str, str]] = ()
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Registers:
+    """A place in the memory of a unit, and what its content means, as a person types it.
+
+    `count`: values; of a text its registers. `type` "": the table's own. `function`: to write with; 0: the usual one.
+    """
+
+    table: str
+    address: int
+    count: int = 1
+    type: str = ""
+    byte_order: str = "big"
+    word_order: str = "big"
+    function: int = 0
+
+
+class RegisterTool(Protocol):
+    """What a driver lends to a person who asks by hand: values ⇄ requests of `RawLine`. Pure; raises `RejectedError`
+    with what would be right.
+    """
+
+    tables: Sequence[str]
+
+    def read(self, place: Registers) -> Sequence[bytes]:
+        """The requests that read it."""
+        ...
+
+    def values(self, place: Registers, answers: Sequence[bytes]) -> Sequence[Value]:
+        """What the answers to all of these requests hold; none of them is a refusal."""
+        ...
+
+    def write(self, place: Registers, texts: Sequence[str]) -> bytes:
+        """The one request that writes these values."""
+        ...
+
+    def as_read(self, place: Registers, pdu: bytes) -> Sequence[bytes]:
+        """The answers to `read` from a unit that has taken all of this write."""
+        ...
+
+    def width(self, place: Registers) -> int:
+        """Addresses that one value takes."""
+        ...
+
+    def refusal(self, pdu: bytes) -> str | None:
+        """Why the unit refused, and what to try; None: it did not."""
+        ...
+
+    def may_write(self, pdu: bytes) -> bool:
+        """True for a request that is known to change something."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class DriverPlugin:
     """The whole declaration of a driver, found by entry point group `gateway.drivers`."""
@@ -578,6 +630,8 @@ class DriverPlugin:
     line: Callable[[Any], str | None] | None = None
     """The physical line that it will own: `host:port`, or the path of a device file. None: the bus looks for `host`
     and `port`, or for `device`, in the configuration and in its `line`."""
+    tool: Callable[[], RegisterTool] | None = None
+    """For `edge-gateway <kind> read` and its like."""
     server: ServerPlugin | None = None
     """Foreign masters that ask the gateway itself, where the protocol has such (`servers` in the configuration)."""
     share: Callable[[Any, RawLine, Clock, Tally], Server | None] | None = None
@@ -672,8 +726,26 @@ class ServerPlugin:
     """Those that masters speak for; the gateway creates them when they do not exist yet."""
     keys: Callable[[Any], Iterable[tuple[str, str]]]
     """Device and key of all telemetry that it shows, so that it is held ready."""
+    tags: Callable[[Any], Iterable[tuple[str, str]]]
+    """Device and key of all tags of buses that it writes."""
     line: Callable[[Any], str | None]
     """The physical line that it owns, as in `DriverPlugin`; None: it only listens."""
+
+
+class LatestValues(Protocol):
+    """The latest telemetry of chosen devices, held ready. Implemented by devices."""
+
+    def want(self, keys: Iterable[tuple[str, str]]) -> None:
+        """Device and key of what is to be held ready."""
+        ...
+
+    def value(self, device: str, key: str) -> tuple[int, Value] | None:
+        """Time (UTC epoch, milliseconds) and value, once durable; None: there is none, or nobody wanted it."""
+        ...
+
+    async def refresh(self) -> None:
+        """Now and then: devices that exist since now. TransientError: the store cannot be read."""
+        ...
 
 
 # ───────────────────────────── rules ─────────────────────────────
@@ -801,6 +873,20 @@ class StateReader(Protocol):
 
     def settings(self, prefix: str) -> Mapping[str, Json]:
         """Those whose name begins so; walks through all of them: for a person."""
+        ...
+
+
+class SeriesReader(Protocol):
+    """The telemetry that is kept here, for nodes that ask for it (`Outcome.waits`). A `Store` is one."""
+
+    async def latest(self, entity: EntityId) -> Mapping[str, tuple[int, Value]]:
+        """Newest time and value of every key. TransientError: the store cannot be read now."""
+        ...
+
+    async def history(
+        self, entity: EntityId, key: str, from_ms: int, to_ms: int, limit: int
+    ) -> Sequence[tuple[int, Value]]:
+        """`from_ms` ≤ time < `to_ms`, oldest first, at most `limit`."""
         ...
 
 

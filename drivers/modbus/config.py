@@ -12,6 +12,7 @@ from drivers.modbus.grouping import MAX_BITS, MAX_REGISTERS
 from drivers.modbus.lines import Line, OverTcpLine, SerialSettings, TcpLine, TlsLine, UdpLine
 from drivers.modbus.point import TEXTS, Point
 from drivers.modbus.registers import Layout, Order, Type
+from drivers.modbus.share import Share
 from drivers.modbus.templates import TemplateUse, expand, find, line_settings, load
 from gateway.config import Settings
 from gateway.errors import ConfigError
@@ -102,6 +103,11 @@ class ModbusDevice(TemplateUse):
             scale=point.scale,
             offset=point.offset,
             decimals=point.round,
+            width=point.width or 1,
+            encoding=point.encoding,
+            plausible=point.plausible,
+            nulls=point.nulls,
+            write_word_order=point.write_word_order,
         )
 
 
@@ -119,6 +125,7 @@ class ModbusConfig(Settings):
     host: Annotated[str, Field(min_length=1)] | None = None
     port: Annotated[int, Field(ge=1, le=65535)] = 502
     line: Line | None = Field(None, description="Instead of host and port.")
+    share: Share | None = Field(None, description="Other masters may ask on this line too (docs/modbus-server.md).")
     timeout_s: PositiveFloat = Field(1.0, description="For a connection, and for each answer.")
     max_gap_registers: Annotated[int, Field(ge=0, le=124)] | None = Field(
         None,

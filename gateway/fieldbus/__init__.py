@@ -8,5 +8,6 @@ Promises:
 """
 
 from gateway.fieldbus.room import Fieldbus
+from gateway.fieldbus.servers import Servers
 
-__all__ = ["Fieldbus"]
+__all__ = ["Fieldbus", "Servers"]

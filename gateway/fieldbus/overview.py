@@ -7,7 +7,7 @@ from typing import Any
 
 from gateway.fieldbus.outage import Outage, Unit
 from gateway.fieldbus.records import Records
-from gateway.ports import Clock, Driver
+from gateway.ports import Clock, Driver, LastValue
 
 
 class Overview:
@@ -39,6 +39,15 @@ class Overview:
                 row = point.status(now_s, self._silence(point.unit), faults)
                 if quality is None or row["quality"] == quality:
                     yield row
+
+    def last(self, device: str, key: str) -> LastValue | None:
+        """The last good value of one point, and why it is not good now; None: there is no such point, or no value."""
+        point = self._records().point(device, key)
+        if point is None or point.reading is None:
+            return None
+        now_s = self._clock.monotonic_s()
+        quality, _, reason = point.quality(now_s, self._silence(point.unit), self.faults())
+        return LastValue(point.reading.value, now_s - point.read_s, None if quality == "good" else reason or quality)
 
     def faults(self) -> dict[str, str]:
         """The driver's."""

@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from gateway.errors import RefusedError, RejectedError, TransientError
 from gateway.fieldbus.bus import Bus
-from gateway.fieldbus.plugins import Plugins, parse_buses
+from gateway.fieldbus.plugins import BusEntry, Plugins, parse_buses
 from gateway.ports import Clock, DeviceInlet, DriverDevice, DriverPlugin
 from gateway.supervise import Backoff, Counters, supervise
 
@@ -42,13 +42,23 @@ class Fieldbus:
         folder: Path | None = None,
     ) -> None:
         self._clock, self._counters = clock, counters
-        entries = parse_buses(buses, Plugins(plugins), folder)
-        self._devices = [device for entry in entries for device in entry.devices]
-        self._buses = [Bus(entry, inlet, clock, counters) for entry in entries]
+        self.entries: Sequence[BusEntry] = parse_buses(buses, Plugins(plugins), folder)
+        self._devices = [device for entry in self.entries for device in entry.devices]
+        self._buses = [Bus(entry, inlet, clock, counters) for entry in self.entries]
+        self._bus_of = {device.name: bus for bus in self._buses for device in bus.entry.devices}
 
     def devices(self) -> Sequence[DriverDevice]:
         """Who is on all buses, as far as the configuration knows; before `serve` too."""
         return self._devices
+
+    @property
+    def buses(self) -> Sequence[Bus]:
+        """All of them."""
+        return self._buses
+
+    def bus_of(self, device: str) -> Bus | None:
+        """Where a device is; None: on no bus, as far as the configuration knows."""
+        return self._bus_of.get(device)
 
     async def serve(self) -> None:
         """Run every bus until cancelled; returns at once when there is none."""

@@ -10,6 +10,7 @@ import yaml
 from gateway import cli
 from gateway.config import _CLOUD_ENVIRONMENT, GatewayConfig, PostgresStore, SqliteStore, parse_config
 from gateway.fieldbus.plugins import Plugins, parse_buses
+from gateway.fieldbus.servers import parse_servers
 
 ROOT = Path(__file__).parents[2]
 FOLDERS = ("", "docs", "config", "drivers", "proto", "gateway", "tests", "bench", "changelog.d")
@@ -131,15 +132,19 @@ def blocks():
 @pytest.mark.parametrize("text", list(blocks()))
 def test_configuration_in_the_documents_loads(text):
     config = parse_config(GatewayConfig, yaml.safe_load(text), "")
-    parse_buses(config.buses, Plugins())
+    parse_servers(config.servers, Plugins(), parse_buses(config.buses, Plugins()))
 
 
 def test_commented_examples_of_the_sample_load():
     text = (ROOT / "config" / "gateway.yaml").read_text()
     devices, buses = text.split("\ndevices: []\n")[1].split("\nbuses: []\n")
-    example = "devices:\n" + _bare(devices.split("\n\n")[0]) + "\nbuses:\n" + _bare(buses)
+    buses, servers = buses.split("\nservers: []\n")
+    example = "devices:\n" + _bare(devices.split("\n\n")[0]) + "\nbuses:\n" + _bare(buses.split("\n\n")[0])
+    example += "\nservers:\n" + _bare(servers)
     config = parse_config(GatewayConfig, yaml.safe_load(example), "")
-    assert [bus.name for bus in parse_buses(config.buses, Plugins())] == ["plant"]
+    entries = parse_buses(config.buses, Plugins())
+    assert [bus.name for bus in entries] == ["plant"]
+    assert [server.name for server in parse_servers(config.servers, Plugins(), entries)] == ["scada"]
     assert config.devices[0].name == "Thermostat-1"
 
 

@@ -25,6 +25,11 @@ class TcpFramer:
     def __init__(self) -> None:
         self._rest = b""
 
+    @property
+    def is_partial(self) -> bool:
+        """A frame has begun."""
+        return bool(self._rest)
+
     def feed(self, data: bytes) -> list[tuple[int, int, bytes]]:
         """Transaction, unit and PDU of each complete frame.
 
