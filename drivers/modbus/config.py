@@ -44,6 +44,7 @@ class ModbusDevice(TemplateUse):
     )
     telemetry: tuple[Point, ...] = ()
     attributes: tuple[Point, ...] = ()
+    on_demand: tuple[Point, ...] = Field((), description="Read and written by calls alone.")
 
     @model_validator(mode="before")
     @classmethod
@@ -73,7 +74,7 @@ class ModbusDevice(TemplateUse):
         for first, last in self.holes:
             if first > last:
                 raise ValueError(f"{self.name!r}: the hole [{first}, {last}] ends before it begins")
-            for point in (*self.telemetry, *self.attributes):
+            for point in (*self.telemetry, *self.attributes, *self.on_demand):
                 if point.address <= last and point.address + point.span > first:
                     raise ValueError(f"{self.name!r}: {point.key!r} lies in the hole [{first}, {last}]")
         return self
@@ -81,7 +82,7 @@ class ModbusDevice(TemplateUse):
     @model_validator(mode="after")
     def _unique_keys(self) -> ModbusDevice:
         seen: set[str] = set()
-        for point in (*self.telemetry, *self.attributes):
+        for point in (*self.telemetry, *self.attributes, *self.on_demand):
             if point.key in seen:
                 raise ValueError(
                     f"{self.name!r} has two points with the key {point.key!r}; keys are unique in a device"

@@ -34,11 +34,25 @@ class Point(Settings):
     type: Type
     count: PositiveInt = Field(1, description="Registers of a string, bits of `bits`.")
     bit: Annotated[int, Field(ge=0, le=15)] | None = Field(None, description="0 is the least significant.")
-    byte_order: Order | None = Field(None, description="Instead of the device's; the only one that a string heeds.")
+    width: Annotated[int, Field(ge=1, le=16)] | None = Field(None, description="Bits of a `field`, from `bit` on.")
+    encoding: Literal["utf-8", "ascii", "latin-1", "cp1252", "utf-16-be", "utf-16-le"] = Field(
+        "utf-8", description="Of a string; what is not of it is shown as hexadecimal digits."
+    )
+    unit_id: Annotated[int, Field(ge=0, le=255)] | None = Field(None, description="Instead of the device's.")
+    byte_order: Order | None = Field(
+        None, description="Instead of the device's; the only one that a string, int8 and uint8 heed (little: low byte)."
+    )
+    write_word_order: Order | None = Field(None, description="Where words are written in another order than read.")
     word_order: Order | None = Field(None, description="Instead of the device's.")
     scale: float = Field(1.0, allow_inf_nan=False, description="Value = register * scale + offset.")
     offset: float = Field(0.0, allow_inf_nan=False)
     round: Annotated[int, Field(ge=0, le=15)] | None = Field(None, description="Decimals kept.")
+    plausible: tuple[float, float] | None = Field(
+        None, description="Least and most of what is believed; another value makes the point bad, and is not written."
+    )
+    null_values: tuple[Annotated[int, Field(ge=-(2**63), lt=2**64)], ...] = Field(
+        (), description="Contents of its registers by which the device says that it has no value, such as 0x8000."
+    )
     unit: str | None = Field(None, description="Unit of measure, for a person.")
     values: Annotated[dict[int, bool | int | float | str], Field(min_length=1)] | None = Field(
         None, description="What numbers of the register mean; one that is not named stays a number."
@@ -70,12 +84,22 @@ class Point(Settings):
             raise ValueError(f"{self.key!r}: {table} is type bool, or bits for several; {kind} needs registers")
         if not table.is_bits and kind is Type.BOOL:
             raise ValueError(f"{self.key!r}: for one bit of a register say type: bit and bit: 0..15")
-        if (kind is Type.BIT) != (self.bit is not None):
-            raise ValueError(f"{self.key!r}: type bit and `bit: 0..15` belong together")
+        if (kind in (Type.BIT, Type.FIELD)) != (self.bit is not None):
+            raise ValueError(
+                f"{self.key!r}: type {'field' if kind is Type.FIELD else 'bit'} and `bit: 0..15` belong together"
+            )
+        if (kind is Type.FIELD) != (self.width is not None) or (self.bit or 0) + (self.width or 1) > 16:
+            raise ValueError(f"{self.key!r}: type field has `bit` and `width`, together at most 16")
         if self.count != 1 and kind not in _SIZED:
             raise ValueError(f"{self.key!r}: count is for string and bits; {kind} has its own size")
         if kind not in _NUMBERS and (self.scale != 1 or self.offset != 0 or self.round is not None):
             raise ValueError(f"{self.key!r}: scale, offset and round are for numbers, not for {kind}")
+        if kind not in _NUMBERS and (self.plausible is not None or self.null_values):
+            raise ValueError(f"{self.key!r}: plausible and null_values are for numbers, not for {kind}")
+        if self.plausible is not None and not self.plausible[0] <= self.plausible[1]:
+            raise ValueError(f"{self.key!r}: plausible is [least, most]")
+        if self.encoding != "utf-8" and kind is not Type.STRING:
+            raise ValueError(f"{self.key!r}: encoding is for type string, not for {kind}")
         self._check_values()
         self._check_writing()
         if self.writable and not table.is_writable:
@@ -109,7 +133,7 @@ class Point(Settings):
             raise ValueError(f"{self.key!r}: function {function} does not write a {self.table}; {right} does")
         if function == 22 and self.span > 1:
             raise ValueError(f"{self.key!r}: function 22 writes one register, and {self.type} takes {self.span}")
-        if function == 23 and self.type in (Type.BIT, Type.BITS):
+        if function == 23 and self.type in (Type.BIT, Type.BITS, Type.FIELD):
             raise ValueError(f"{self.key!r}: bits of a register are written by function 6, 16 or 22")
 
     def _check_size(self) -> None:
@@ -122,6 +146,12 @@ class Point(Settings):
             raise ValueError(f"{self.key!r}: {self.span} {noun}; one write carries at most {write_limit}")
         if self.address + self.span > 65536:
             raise ValueError(f"{self.key!r}: ends behind address 65535")
+
+    @property
+    def nulls(self) -> frozenset[int]:
+        """`null_values` as its registers hold them: -1 is 0xFFFF in one of them."""
+        bits = self.width or (8 if self.type in (Type.INT8, Type.UINT8) else 16 * self.span)
+        return frozenset(value & (1 << bits) - 1 for value in self.null_values)
 
     @property
     def span(self) -> int:

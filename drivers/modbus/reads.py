@@ -277,7 +277,12 @@ def _by_table(spans: Iterable[Span[Tag]]) -> dict[tuple[int, Table], list[Span[T
 
 def _given(config: ModbusConfig, unit_id: int, table: Table) -> TableOfUnit:
     """What the configuration says of a unit; several devices may share it."""
-    devices = [device for device in config.devices if device.unit_id == unit_id]
+    devices = [
+        device
+        for device in config.devices
+        if device.unit_id == unit_id
+        or any(point.unit_id == unit_id for point in (*device.telemetry, *device.attributes))
+    ]
     if table.is_bits:
         limit = min([MAX_BITS, config.max_bits, *(device.max_bits or MAX_BITS for device in devices)])
     else:

@@ -11,10 +11,11 @@ from __future__ import annotations
 import math
 import struct
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Final, cast
 
+from drivers.modbus.packed import field_of, from_bcd, plausible, put, to_bcd
 from gateway.domain.entity import Json
 from gateway.domain.telemetry import Value
 from gateway.errors import RejectedError
@@ -53,6 +54,7 @@ class Type(StrEnum):
     BIT = "bit"  #: one bit of a register, 0 the least significant
     INT8 = "int8"  #: one byte of a register: the first one, with `byte_order: little` the second
     UINT8 = "uint8"
+    FIELD = "field"  #: several bits of a register as a number
     BITS = "bits"  #: a list: coils in address order, or bits of registers from the least significant
     INT16 = "int16"
     INT32 = "int32"
@@ -63,6 +65,8 @@ class Type(StrEnum):
     FLOAT16 = "float16"
     FLOAT32 = "float32"
     FLOAT64 = "float64"
+    BCD16 = "bcd16"  #: four decimal digits
+    BCD32 = "bcd32"  #: eight
     STRING = "string"  #: two characters a register
     HEX = "hex"  #: bytes as hexadecimal digits, two bytes a register
 
@@ -80,7 +84,10 @@ _FORMATS: Final = {
     Type.FLOAT16: struct.Struct(">e"),
     Type.FLOAT32: struct.Struct(">f"),
     Type.FLOAT64: struct.Struct(">d"),
+    Type.BCD16: struct.Struct(">H"),
+    Type.BCD32: struct.Struct(">I"),
 }
+_BCD: Final = frozenset({Type.BCD16, Type.BCD32})
 _FLOATS: Final = frozenset({Type.FLOAT16, Type.FLOAT32, Type.FLOAT64})
 _RANGES: Final = {
     Type.INT8: (-(2**7), 2**7 - 1),
@@ -91,6 +98,8 @@ _RANGES: Final = {
     Type.UINT16: (0, 2**16 - 1),
     Type.UINT32: (0, 2**32 - 1),
     Type.UINT64: (0, INT64_MAX),  # a telemetry value is an int64
+    Type.BCD16: (0, 9999),
+    Type.BCD32: (0, 99_999_999),
 }
 
 
@@ -98,8 +107,9 @@ _RANGES: Final = {
 class Layout:
     """How one value lies in its registers.
 
-    `count` is the number of registers of a string, the number of bits of `bits`, and 1 otherwise; the
-    engineering value is `raw * scale + offset`, rounded to `decimals` when given.
+    `count` is the number of registers of a string, the number of bits of `bits`, and 1 otherwise; a `field` has `width`
+    bits from `bit` on. The engineering value is `raw * scale + offset`, rounded to `decimals` when given, and has to be
+    within `plausible`. `nulls`: contents of its registers, unsigned, in its orders, that mean that there is no value.
     """
 
     type: Type
@@ -110,6 +120,11 @@ class Layout:
     scale: float = 1.0
     offset: float = 0.0
     decimals: int | None = None
+    width: int = 1
+    encoding: str = "utf-8"
+    plausible: tuple[float, float] | None = None
+    nulls: frozenset[int] = frozenset()
+    write_word_order: Order | None = None  # of a device that takes the words in another order than it gives them
 
     @property
     def words(self) -> int:
@@ -133,7 +148,8 @@ def decode(words: Sequence[int], layout: Layout) -> Value:
         numbers, else float.
 
     Raises:
-        RejectedError: Wrong number of words, NaN, infinity, beyond int64; this reading is dropped, the poll goes on.
+        RejectedError: Wrong number of words, NaN, infinity, beyond int64, no BCD, not plausible, one of `nulls`: the
+            point is bad then, and the poll goes on.
     """
     return reader(layout)(words)
 
@@ -141,7 +157,7 @@ def decode(words: Sequence[int], layout: Layout) -> Value:
 def reader(layout: Layout) -> Callable[[Sequence[int]], Value]:
     """`decode` of one layout with everything worked out beforehand: this is what a poll calls for every point."""
     kind, count = layout.type, layout.words
-    parse = _parser(layout)
+    parse = _checked(_parser(layout), layout)
 
     def read(words: Sequence[int]) -> Value:
         if len(words) != count:
@@ -151,13 +167,35 @@ def reader(layout: Layout) -> Callable[[Sequence[int]], Value]:
     return read
 
 
+def _checked(parse: Callable[[Sequence[int]], Value], layout: Layout) -> Callable[[Sequence[int]], Value]:
+    """Costs nothing where nothing is asked for."""
+    nulls, range_ = layout.nulls, layout.plausible
+    if not nulls and range_ is None:
+        return parse
+    low, high = range_ or (-math.inf, math.inf)
+
+    def checked(words: Sequence[int]) -> Value:
+        if nulls and (found := _content(words, layout)) in nulls:
+            raise RejectedError(f"0x{found:X} means that there is no value")
+        return plausible(parse(words), low, high)
+
+    return checked
+
+
+def _content(words: Sequence[int], layout: Layout) -> int:
+    if layout.type in (Type.INT8, Type.UINT8):
+        return _to_bytes(words, layout)[0]
+    content = int.from_bytes(_to_bytes(words, layout))
+    return field_of(content, layout.bit, layout.width) if layout.type is Type.FIELD else content
+
+
 def _parser(layout: Layout) -> Callable[[Sequence[int]], Value]:
     kind = layout.type
-    if kind in _FORMATS:
+    if kind in _FORMATS or kind is Type.FIELD:
         raw, convert = _raw_reader(layout), _converter(layout)
         return lambda words: convert(raw(words))
     if kind is Type.STRING:
-        return lambda words: _text(_to_bytes(words, layout))
+        return lambda words: _text(_to_bytes(words, layout), layout.encoding)
     if kind is Type.HEX:
         return lambda words: _to_bytes(words, layout).hex()
     is_swapped = layout.byte_order is Order.LITTLE
@@ -178,6 +216,10 @@ def _raw_reader(layout: Layout) -> Callable[[Sequence[int]], int | float]:
         return lambda words: words[0]
     if layout.byte_order is Order.BIG and layout.type is Type.INT16:
         return lambda words: (words[0] ^ 0x8000) - 0x8000
+    if layout.type is Type.FIELD:
+        return lambda words: _content(words, layout)
+    if layout.type in _BCD:
+        return lambda words: from_bcd(_content(words, layout))
     pack = struct.Struct(f"{'<' if layout.byte_order is Order.LITTLE else '>'}{layout.words}H").pack
     unpack = _FORMATS[layout.type].unpack
     if layout.word_order is Order.LITTLE:
@@ -192,12 +234,17 @@ def encode(value: Json, layout: Layout) -> list[int]:
         RejectedError: Not this type, or out of range; the text says what would be right.
     """
     kind = layout.type
+    if layout.write_word_order is not None:
+        layout = replace(layout, word_order=layout.write_word_order)
     if kind in _FORMATS:
         return _to_words(_encode_number(value, layout), layout)
     if kind is Type.STRING:
         if not isinstance(value, str):
             raise RejectedError(f"{value!r} is not text")
-        data = value.encode()
+        try:
+            data = value.encode(layout.encoding)
+        except UnicodeEncodeError:
+            raise RejectedError(f"{value!r} cannot be written in {layout.encoding}") from None
         if len(data) > 2 * layout.count:
             raise RejectedError(f"text of {len(data)} bytes; at most {2 * layout.count} fit")
         return _to_words(data.ljust(2 * layout.count, b"\0"), layout)
@@ -217,15 +264,17 @@ def _from_digits(value: Json, size: int) -> bytes:
 
 
 def merge(words: Sequence[int], value: Json, layout: Layout) -> list[int]:
-    """Set one bit, or a list of bits, in registers that were just read.
+    """Set one bit, a list of bits or a field in registers that were just read.
 
     Raises:
-        RejectedError: Not a truth value, or a list of another length.
+        RejectedError: Not a truth value, a list of another length, a number that does not fit.
     """
     result = [_swap(word) for word in words] if layout.byte_order is Order.LITTLE else list(words)
     if layout.type is Type.BITS:
         for index, is_on in enumerate(truths(value, layout.count)):
             result[index >> 4] = result[index >> 4] & ~(1 << (index & 15)) | is_on << (index & 15)
+    elif layout.type is Type.FIELD:
+        result[0] = put(result[0], _encode_whole(value, layout), layout.bit, layout.width)
     else:
         result[0] = result[0] & ~(1 << layout.bit) | truth(value) << layout.bit
     return [_swap(word) for word in result] if layout.byte_order is Order.LITTLE else result
@@ -300,24 +349,37 @@ def _divisor(scale: float) -> int:
     return whole if 1.0 / whole == scale else 0
 
 
-def _encode_number(value: Json, layout: Layout) -> bytes:
+def _number(value: Json, layout: Layout) -> int | float:
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise RejectedError(f"{value!r} is not a number")
     if isinstance(value, float) and not math.isfinite(value):
         raise RejectedError(f"{value} cannot be written")
+    if layout.plausible is not None:
+        plausible(value, *layout.plausible)
+    return value
+
+
+def _encode_number(value: Json, layout: Layout) -> bytes:
     if layout.type in _FLOATS:
+        value = _number(value, layout)
         raw = _raw(value, layout)
         try:
             data = _FORMATS[layout.type].pack(raw)
         except (OverflowError, struct.error):
             raise RejectedError(f"{value} is too large for {layout.type}") from None
         return data
-    low, high = _RANGES[layout.type]
+    whole = _encode_whole(value, layout)
+    return _FORMATS[layout.type].pack(to_bcd(whole) if layout.type in _BCD else whole)
+
+
+def _encode_whole(value: Json, layout: Layout) -> int:
+    value = _number(value, layout)
+    low, high = (0, (1 << layout.width) - 1) if layout.type is Type.FIELD else _RANGES[layout.type]
     raw = _raw(value, layout)
     if not math.isfinite(raw) or not low <= round(raw) <= high:
         ends = sorted((_engineering_end(low, layout), _engineering_end(high, layout)))
         raise RejectedError(f"{value} is out of range; {ends[0]:.15g} to {ends[1]:.15g} can be written")
-    return _FORMATS[layout.type].pack(round(raw))
+    return round(raw)
 
 
 def _raw(value: int | float, layout: Layout) -> int | float:
@@ -334,10 +396,11 @@ def _engineering_end(raw: int, layout: Layout) -> float:
     return raw * layout.scale + layout.offset
 
 
-def _text(data: bytes) -> str:
-    """Up to the first NUL, without trailing spaces; hexadecimal digits when it is not UTF-8."""
-    data = data.split(b"\0", 1)[0]
+def _text(data: bytes, encoding: str) -> str:
+    """Up to the first NUL, without trailing spaces; hexadecimal digits when it is not of this encoding."""
+    wide = 2 if encoding.startswith("utf-16") else 1
+    end = next((at for at in range(0, len(data), wide) if not any(data[at : at + wide])), len(data))
     try:
-        return data.decode().rstrip()
+        return data[:end].decode(encoding).rstrip()
     except UnicodeDecodeError:
-        return data.hex().upper()
+        return data[:end].hex().upper()

@@ -30,6 +30,7 @@ class Tag:
     value: Callable[[Sequence[int]], Value]  # what the content of its registers or bits means
     is_writable: bool
     is_attribute: bool
+    is_polled: bool = True  # False: read when somebody asks
     report: Report | None = None
     limits: tuple[float | None, float | None] = (None, None)  # of what may be written
     step: float | None = None  # only multiples of it are written
@@ -74,19 +75,25 @@ class Tag:
 def spans(config: ModbusConfig) -> Iterable[Span[Tag]]:
     """Every point of every device, and where it lies."""
     for device in config.devices:
-        for points, is_attribute in ((device.telemetry, False), (device.attributes, True)):
+        for points, section in (
+            (device.telemetry, "telemetry"),
+            (device.attributes, "attributes"),
+            (device.on_demand, "on_demand"),
+        ):
             for point in points:
+                unit_id = device.unit_id if point.unit_id is None else point.unit_id
                 tag = Tag(
                     device=device.name,
                     key=point.key,
-                    unit_id=device.unit_id,
+                    unit_id=unit_id,
                     table=point.table,
                     address=point.address,
                     count=point.span,
                     layout=device.layout(point),
                     value=_named(point, meaning(point.table, device.layout(point))),
                     is_writable=point.writable,
-                    is_attribute=is_attribute,
+                    is_attribute=section == "attributes",
+                    is_polled=section != "on_demand",
                     report=point.report or device.report,
                     limits=(point.min, point.max),
                     step=point.step,
@@ -95,7 +102,7 @@ def spans(config: ModbusConfig) -> Iterable[Span[Tag]]:
                     numbers={name: number for number, name in (point.values or {}).items() if isinstance(name, str)},
                 )
                 yield Span(
-                    unit_id=device.unit_id,
+                    unit_id=unit_id,
                     table=point.table,
                     address=point.address,
                     count=point.span,

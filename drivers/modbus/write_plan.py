@@ -19,7 +19,7 @@ MOST: Final = {Table.COIL: 1968, Table.HOLDING_REGISTER: 123}
 """Of one request. Source: Modbus Application Protocol V1.1b3 §6.11, §6.12."""
 
 _MOST_POINTS: Final = 123
-_PARTIAL: Final = (Type.BIT, Type.BITS)
+_PARTIAL: Final = (Type.BIT, Type.BITS, Type.FIELD)
 _ALONE: Final = (5, 6, 22)  # functions that write one coil or register at a time
 
 

@@ -25,6 +25,9 @@ def vectors():
             scale=float(fields.get("scale", 1)),
             decimals=int(fields["round"]) if "round" in fields else None,
             count=int(fields.get("count", 1)),
+            bit=int(fields.get("bit", 0)),
+            width=int(fields.get("width", 1)),
+            encoding=fields.get("encoding", "utf-8"),
         )
         yield pytest.param([int(word, 16) for word in words], layout, ast.literal_eval(value), id=line)
 
@@ -34,7 +37,9 @@ def test_golden_registers(words, layout, value):
     decoded = decode(words, layout)
     assert decoded == value
     assert type(decoded) is type(value)
-    if layout.decimals is None:
+    if layout.type in (Type.FIELD, Type.BITS):
+        assert merge(words, value, layout) == words
+    elif layout.decimals is None and layout.type is not Type.BOOL:
         assert encode(value, layout) == words
 
 
@@ -61,6 +66,41 @@ def test_scale_and_offset(scale, offset, raw, value):
 def test_what_is_no_number_never_becomes_a_value(words):
     with pytest.raises(RejectedError, match="is not a number"):
         decode(words, layout("float32"))
+
+
+@pytest.mark.parametrize(
+    ("words", "kind", "more", "text"),
+    [
+        ([0x8000], "int16", {"nulls": {0x8000}}, "0x8000 means that there is no value"),
+        ([0xFFFF, 0xFFFF], "uint32", {"nulls": {0xFFFFFFFF}}, "0xFFFFFFFF means"),
+        ([0xFFFF, 0x7F80], "float32", {"nulls": {0x7F80FFFF}, "word_order": Order.LITTLE}, "0x7F80FFFF means"),
+        ([0x8012], "int8", {"nulls": {0x80}}, "0x80 means"),
+        ([0x00F0], "field", {"bit": 4, "width": 4, "nulls": {0xF}}, "0xF means"),
+        ([0xFFFF], "bcd16", {"nulls": {0xFFFF}}, "0xFFFF means"),
+        ([0x12A4], "bcd16", {}, "0x12A4 is no BCD"),
+        ([1501], "int16", {"scale": 0.1, "plausible": (-40.0, 150.0)}, "150.1 is not plausible; -40 to 150 would be"),
+    ],
+)
+def test_what_means_nothing_never_becomes_a_value(words, kind, more, text):
+    with pytest.raises(RejectedError, match=text):
+        decode(words, layout(kind, **more))
+
+
+def test_what_lies_within_is_a_value_beside_the_marks_for_none():
+    assert decode([0x7FFF], layout("int16", nulls={0x8000}, plausible=(0.0, 32767.0))) == 0x7FFF
+
+
+def test_a_field_is_set_among_its_neighbours():
+    assert merge([0xABCD], 5, layout("field", bit=4, width=4)) == [0xAB5D]
+    assert merge([0xABCD], 5, layout("field", bit=4, width=4, byte_order=Order.LITTLE)) == [0x5BCD]
+    with pytest.raises(RejectedError, match="16 is out of range; 0 to 15 can be written"):
+        merge([0], 16, layout("field", bit=4, width=4))
+
+
+def test_words_may_be_written_in_another_order_than_they_are_read():
+    reversed_ = layout("uint32", write_word_order=Order.LITTLE)
+    assert encode(0xAABBCCDD, reversed_) == [0xCCDD, 0xAABB]
+    assert decode([0xAABB, 0xCCDD], reversed_) == 0xAABBCCDD
 
 
 def test_a_counter_beyond_int64_is_rejected():
@@ -119,6 +159,9 @@ def test_one_bit_is_set_among_its_neighbours():
         (None, "float32", {}, "None is not a number"),
         ("ABCDE", "string", {"count": 2}, "text of 5 bytes; at most 4 fit"),
         (5, "string", {"count": 2}, "5 is not text"),
+        ("€", "string", {"count": 2, "encoding": "latin-1"}, "'€' cannot be written in latin-1"),
+        (10000, "bcd16", {}, "10000 is out of range; 0 to 9999"),
+        (151, "int16", {"plausible": (-40.0, 150.0)}, "151 is not plausible; -40 to 150 would be"),
     ],
 )
 def test_what_cannot_be_written_says_what_could(value, kind, more, text):
