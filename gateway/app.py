@@ -64,6 +64,7 @@ from gateway.store import GroupCommitter, PackageFiles, open_store
 from gateway.supervise import Backoff, Counters, SystemClock, supervise
 from gateway.web import DeviceHttp, LocalApi
 from gateway.web.orders import Orders
+from gateway.web.raw import RawDesk
 
 log = logging.getLogger(__name__)
 
@@ -262,6 +263,7 @@ class Gateway:
                     api.sync = sync_status if config.cloud.enabled else None
                     api.ota = ota.overview
                     api.points = fieldbus.points
+                    api.raw = RawDesk(fieldbus.bus, clock)
                     api.orders = Orders(parked_desk, history_desk, clock)
                     api.claim = inlet.claims.claim
                     keep(api.name, api.serve)

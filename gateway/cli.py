@@ -40,6 +40,7 @@ _ELSEWHERE: Mapping[str, tuple[str, str]] = {
     "doctor": ("gateway.cli_doctor", "doctor"),
     "ota": ("gateway.cli_ota", "ota"),
     "events": ("gateway.cli_events", "events"),
+    "modbus": ("gateway.cli_modbus", "modbus"),
     "mappings": ("gateway.cli_mappings", "mappings"),
     "resend": ("gateway.cli_events", "resend"),
     "sync": ("gateway.cli_sync", "sync"),

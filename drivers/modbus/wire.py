@@ -19,7 +19,7 @@ _READ_FUNCTIONS: Final = {
     Table.HOLDING_REGISTER: Function.READ_HOLDING_REGISTERS,
     Table.INPUT_REGISTER: Function.READ_INPUT_REGISTERS,
 }
-_EXCEPTIONS: Final = {
+EXCEPTIONS: Final = {
     1: "illegal function",
     2: "illegal data address",
     3: "illegal data value",
@@ -120,7 +120,7 @@ class ModbusWire:
             return answer
         text = (
             f"{self._bus}: unit {unit_id}, {table} {address}: function {asked.function:#04x} refused: "
-            f"{_EXCEPTIONS.get(code, 'exception')} ({code})"
+            f"{EXCEPTIONS.get(code, 'exception')} ({code})"
         )
         raise Refused(text, code) if code in _FINAL else TransientError(text)
 

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from starlette.responses import Response
 
     from gateway.web.orders import Orders
+    from gateway.web.raw import RawDesk
 
 MAX_ROWS = 10_000
 MAX_BODY_BYTES = 65_536
@@ -37,6 +38,7 @@ class LocalApi:
 
     name = "api"
     orders: Orders | None = None
+    raw: RawDesk | None = None
     claim: Callable[[str, str], Awaitable[ClaimStatus]] | None = None
     sync: Callable[[bool], Awaitable[dict[str, Any]]] | None = None
     ota: Callable[[], dict[str, Any]] | None = None
@@ -69,6 +71,7 @@ class LocalApi:
                 Route("/claim", self._post_claim, methods=["POST"]),
                 Route("/metrics", self._get_metrics),
                 *(self.orders.routes() if self.orders else ()),
+                *(self.raw.routes() if self.raw else ()),
             ]
         )
 
