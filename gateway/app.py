@@ -180,7 +180,7 @@ class Gateway:
 
                         outside = config.external_broker
                         external = ExternalBroker(
-                            outside, config.broker, config.mappings, mapping_sets, inlet, clock, counters
+                            outside, config.broker, config.mappings, mapping_sets, inlet, clock, counters, packages=ota
                         )
                         again = Backoff(outside.reconnect_s, outside.reconnect_max_s)
                         visiting = supervise(external.name, external.serve, again, clock, spells=external.spells)

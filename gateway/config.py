@@ -277,6 +277,8 @@ class ExternalBrokerConfig(Settings):
         None,
         description="Shared subscription of this group, where the broker grants it; retained messages do not come.",
     )
+    part: PositiveInt = Field(1, description="Which of `parts` gateways this is; each speaks for its share of devices.")
+    parts: PositiveInt = Field(1, description="Gateways that divide the devices of this broker by their names.")
     gateway_api: bool = Field(True, description="Take v1/gateway/… as well: it names its devices.")
     keepalive_s: PositiveInt = 30
     session_s: PositiveInt = Field(604_800, description="The broker keeps our session, and what waits in it, so long.")
@@ -298,6 +300,10 @@ class ExternalBrokerConfig(Settings):
             raise ValueError(f"prefix {self.prefix!r} cannot be used: a topic without wildcards, not v1, v2 or $")
         if self.reconnect_max_s < self.reconnect_s:
             raise ValueError("reconnect_max_s must not be below reconnect_s")
+        if self.part > self.parts:
+            raise ValueError(f"part must be 1 to {self.parts} (parts)")
+        if self.parts > 1 and self.share:
+            raise ValueError("parts and share exclude each other: of a shared subscription each gateway hears a part")
         return self
 
 

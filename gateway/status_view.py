@@ -97,7 +97,7 @@ def judge(status: dict[str, Any]) -> list[str]:
         remarks.append("the cloud limits the rate: nothing is sent for a while (cloud.rate_limit_pause_s)")
     if external := status.get("external_broker"):
         if not external["connected"]:
-            remarks.append("the external broker is not connected: the log says why")
+            remarks.append(f"the external broker is not connected: {external.get('error') or 'connecting'}")
         remarks += [f"the external broker refuses the subscription {name!r}" for name in external["refused_filters"]]
     for bus in status.get("buses", []):
         if not bus.get("connected", True):

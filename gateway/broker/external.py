@@ -11,50 +11,40 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import ssl
 import threading
-from collections import deque
-from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+import time
+from collections.abc import Coroutine, Sequence
 from typing import Any, Final
 
-import orjson
 import paho.mqtt.client as paho
 from paho.mqtt.enums import CallbackAPIVersion, MQTTErrorCode, MQTTProtocolVersion
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 from paho.mqtt.subscribeoptions import SubscribeOptions
 
-from gateway.broker.desk import Desk
-from gateway.broker.gateway_api import ATTRIBUTES, RPC, GatewayApi
-from gateway.broker.gateway_forms import EVERYTHING_JSON
-from gateway.broker.gateway_packet import Verdict
-from gateway.broker.mapped import Mapped, native_rules
-from gateway.broker.mapping import Rules
-from gateway.broker.mapping_rules import MappingFile, RuleSet
-from gateway.broker.packets import Publish
-from gateway.broker.receipts import AckQueue
-from gateway.config import BrokerConfig, ExternalBrokerConfig, MappingsConfig, parse_config
-from gateway.domain.payloads import PayloadError
-from gateway.domain.rpc import RpcError, RpcRequest, RpcResponse
-from gateway.domain.telemetry import Value
-from gateway.errors import RefusedError, TransientError
-from gateway.ports import Clock, DeviceInlet, DeviceSession, Receipt
+from gateway.broker.external_hearing import GATEWAY_TOPICS, NAMELESS_TOPICS, Hearing, Site
+from gateway.broker.external_tls import client_context, hung_up, no_connection
+from gateway.broker.mapping_rules import RuleSet
+from gateway.config import BrokerConfig, ExternalBrokerConfig, MappingsConfig
+from gateway.errors import GatewayError, RefusedError, TransientError
+from gateway.ports import Clock, DeviceInlet, Packages
 from gateway.supervise import Counters
 
 log = logging.getLogger(__name__)
 
-GATEWAY_TOPICS: Final = ("v1/gateway/+", "v1/gateway/attributes/request")
 MAX_QUEUED: Final = 10_000
 """Downlinks that wait for the broker; one more is refused."""
 _LOOK_AROUND_S: Final = 1.0
-_PROBLEMS_KEPT: Final = 20
+_SUBACK_S: Final = 30.0
 _NOT_WANTED: Final = frozenset((133, 134, 135, 138, 140))  # client id, password, not authorized, banned, method
+_TAKEN_OVER: Final = 142
+_SHORT_S: Final = 10.0
+_MANY_SHORT: Final = 3
+"""Connections in a row that ended so soon: most brokers do not tell when another client takes the same id."""
 
 
-class ExternalBroker:
+class ExternalBroker(Site):
     """The room. `ready` is set while the subscriptions stand."""
-
-    name = "external broker"
 
     def __init__(
         self,
@@ -65,17 +55,17 @@ class ExternalBroker:
         inlet: DeviceInlet,
         clock: Clock,
         counters: Counters,
+        *,
+        packages: Packages | None = None,
     ) -> None:
-        """`broker`: bounds and conversions that are the same for all devices."""
-        own = RuleSet(config.prefix, parse_config(MappingFile, native_rules(config.prefix), "external_broker"))
-        self.config, self.broker, self.mappings = config, broker, mappings
-        self.rules = Rules([own, *sets])
-        self.inlet, self.clock, self.counters = inlet, clock, counters
+        super().__init__(config, broker, mappings, sets, inlet, clock, counters, packages=packages)
         self.ready = asyncio.Event()
         self.works = 0
         self.life: _Life | None = None
-        self.problems: deque[dict[str, Any]] = deque(maxlen=_PROBLEMS_KEPT)
         self.refused_filters: list[str] = []
+        self.error = ""
+        """Why there is no connection."""
+        self.short_spells = 0
 
     def spells(self) -> int:
         """How often it has worked."""
@@ -92,6 +82,12 @@ class ExternalBroker:
         self.life = life
         try:
             await life.live()
+        except* GatewayError as errors:
+            error: BaseException = errors
+            while isinstance(error, BaseExceptionGroup):
+                error = error.exceptions[0]
+            self.error = str(error)
+            raise
         finally:
             self.ready.clear()
             self.life = None
@@ -103,67 +99,33 @@ class ExternalBroker:
             "host": self.config.host,
             "port": self.config.port,
             "connected": self.ready.is_set(),
-            "unacknowledged": life.unacknowledged if life is not None else 0,
-            "devices": len(life.mapped.fleet) if life is not None else 0,
+            "error": "" if self.ready.is_set() else self.error,
+            "unacknowledged": life.hearing.unacknowledged if life is not None else 0,
+            "devices": len(life.hearing.mapped.fleet) if life is not None else 0,
             "refused_filters": list(self.refused_filters),
             "problems": list(self.problems),
         }
 
 
-class _OwnChannel:
-    """`DeviceChannel` of the device that stands for the broker: nobody is behind it."""
-
-    def __init__(self, life: _Life) -> None:
-        self._life = life
-
-    def send_attributes(self, values: Mapping[str, Value]) -> None:
-        """Nobody hears them."""
-
-    def send_attributes_deleted(self, keys: Sequence[str]) -> None:
-        """Nobody hears them."""
-
-    async def send_rpc(self, rpc_id: int, request: RpcRequest) -> RpcResponse | None:
-        """It has no methods."""
-        return RpcResponse(error=RpcError.NOT_FOUND)
-
-    def close(self, reason: str) -> None:
-        """Deleted: the next life does without it."""
-        if reason != "taken_over":
-            self._life.end(TransientError("its device was deleted or changed; connecting anew"))
-
-
 class _Life:
-    """One connection to the broker, on the event loop; `_Wire` is its other side, in paho's thread."""
+    """One connection to the broker; `Wire` of what is heard from it."""
 
     def __init__(self, room: ExternalBroker) -> None:
         self._room, self._config = room, room.config
         self._loop = asyncio.get_running_loop()
         self._ended: asyncio.Future[None] = self._loop.create_future()
         self._tasks: asyncio.TaskGroup
-        self._held: deque[tuple[str, bytes, int, int]] = deque()
-        self._is_waiting = False
-        self._sent: dict[int, asyncio.Future[None]] = {}
+        self._sent: dict[int, tuple[str, asyncio.Future[None] | None]] = {}
         self._subscribing: dict[int, list[str]] = {}
         self._places = threading.BoundedSemaphore(self._config.max_inflight)
+        self._places_0 = threading.BoundedSemaphore(self._config.max_inflight)  # of QoS 0
+        self._full_since_s: float | None = None
         self._is_over = threading.Event()
-        self.unacknowledged = 0
-        self._acks = AckQueue(lambda answers: None, self._cannot, self._bug)
-        self._device = room.inlet.find_device(self._config.name)
+        self._has_answered = False
+        self._answered_s = 0.0
+        self._ready_s: float | None = None
         self._client = self._new_client()
-        self.mapped = Mapped(
-            room.rules,
-            room.mappings,
-            room.inlet,
-            room.clock,
-            room.counters,
-            self._send,
-            creator=lambda: self._device,
-            spawn=self._spawn,
-            cast=room.broker.json_type_cast,
-        )
-        self.mapped.problems = room.problems
-        self._session: DeviceSession | None = None
-        self._gateway: GatewayApi | None = None
+        self.hearing = Hearing(room, self)
 
     async def live(self) -> None:
         """Until the connection is lost, or cancelled."""
@@ -171,7 +133,7 @@ class _Life:
             try:
                 await self._call()
                 self._client.loop_start()
-                self._spawn(self._look_around(), "external broker: time")
+                self.spawn(self._look_around(), "external broker: time")
                 await self._ended
             finally:
                 self._is_over.set()
@@ -180,12 +142,10 @@ class _Life:
                 await asyncio.shield(asyncio.to_thread(self._client.loop_stop))
 
     async def _call(self) -> None:
-        config = self._config
         try:
             await asyncio.to_thread(self._connect)
         except OSError as error:
-            text = error.strerror or str(error) or type(error).__name__
-            raise TransientError(f"cannot connect to {config.host} port {config.port}: {text}") from error
+            raise no_connection(error, self._config) from error
 
     def _new_client(self) -> paho.Client:
         config = self._config
@@ -210,10 +170,8 @@ class _Life:
 
     def _connect(self) -> None:
         config, client = self._config, self._client
-        if config.tls:
-            context = ssl.create_default_context(cafile=str(config.tls_ca) if config.tls_ca else None)
-            if config.tls_cert is not None:
-                context.load_cert_chain(str(config.tls_cert), str(config.tls_key))
+        context = client_context(config) if config.tls else None
+        if context is not None:
             client.tls_set_context(context)
         properties = None
         if config.version == "5":
@@ -221,20 +179,20 @@ class _Life:
             properties.SessionExpiryInterval = config.session_s
             properties.ReceiveMaximum = config.max_inflight
         clean_start = False if config.version == "5" else paho.MQTT_CLEAN_START_FIRST_ONLY
-        client.connect(
-            config.host or "", config.port, config.keepalive_s, clean_start=clean_start, properties=properties
-        )
+        try:
+            client.connect(
+                config.host or "", config.port, config.keepalive_s, clean_start=clean_start, properties=properties
+            )
+        except OSError:
+            if context is not None:
+                context.close()
+            raise
 
     def _close(self) -> None:
-        self._acks.close()
-        self.mapped.close()
-        if self._gateway is not None:
-            self._gateway.close()
-        if self._session is not None:
-            self._session.close()
+        self.hearing.close()
         sent, self._sent = self._sent, {}
-        for future in sent.values():
-            if not future.done():
+        for _, future in sent.values():
+            if future is not None and not future.done():
                 future.set_exception(TransientError("the connection to the broker is lost"))
 
     def end(self, error: BaseException) -> None:
@@ -242,19 +200,27 @@ class _Life:
         if not self._ended.done():
             self._ended.set_exception(error)
 
-    def _bug(self, error: BaseException) -> None:
-        self.end(error)
+    @property
+    def has_ended(self) -> bool:
+        """It is over."""
+        return self._ended.done()
 
-    def _cannot(self, reason: int) -> None:
-        self.end(TransientError("a message could not be kept; connecting anew"))
-
-    def _spawn(self, work: Coroutine[Any, Any, None], name: str) -> None:
+    def spawn(self, work: Coroutine[Any, Any, None], name: str) -> None:
+        """A task that ends with the connection."""
         self._tasks.create_task(work, name=name)
+
+    def acknowledge(self, qos: int, mid: int) -> None:
+        """The broker hears it from a client that still is this connection's: a later one knows nothing of `mid`."""
+        (self._places if qos else self._places_0).release()
+        if qos and not self._is_over.is_set():
+            self._client.ack(mid, qos)
 
     async def _look_around(self) -> None:
         while not self._ended.done():
             await self._room.clock.sleep(_LOOK_AROUND_S)
-            self.mapped.look_around()
+            self.hearing.look_around()
+            if self._subscribing and self._room.clock.monotonic_s() - self._answered_s > _SUBACK_S:
+                self.end(TransientError(f"{self._config.host} port {self._config.port} does not answer a subscription"))
 
     # ── paho's thread ──
 
@@ -264,42 +230,65 @@ class _Life:
 
     def _on_disconnect(self, client: Any, userdata: Any, flags: Any, reason: Any, properties: Any) -> None:
         self._is_over.set()
-        self._loop.call_soon_threadsafe(self._lost, str(reason))
+        self._loop.call_soon_threadsafe(self._lost, reason.value, str(reason))
 
     def _on_subscribe(self, client: Any, userdata: Any, mid: int, reasons: Any, properties: Any) -> None:
         self._loop.call_soon_threadsafe(self._subscribed, mid, [reason.value for reason in reasons])
 
     def _on_publish(self, client: Any, userdata: Any, mid: int, reason: Any, properties: Any) -> None:
-        self._loop.call_soon_threadsafe(self._published, mid)
+        self._loop.call_soon_threadsafe(self._published, mid, reason.value, str(reason))
 
     def _on_message(self, client: Any, userdata: Any, message: Any) -> None:
-        # No place: the thread waits, and with it the socket. A broker that counts is never so far.
-        while not self._places.acquire(timeout=0.2):
-            if self._is_over.is_set():
-                return
+        if not self._finds_place(message.qos):
+            return
         try:
             topic = message.topic
         except UnicodeDecodeError:
             topic = ""
-        self._loop.call_soon_threadsafe(self._take, topic, message.payload, message.qos, message.mid)
+        payload: bytes | int = message.payload
+        if len(message.payload) > self._room.max_bytes:
+            payload = len(message.payload)
+        self._loop.call_soon_threadsafe(self.hearing.take, topic, payload, message.qos, message.mid)
+
+    def _finds_place(self, qos: int) -> bool:
+        """No place: the thread waits, and with it the socket.
+
+        With QoS 1 a broker that counts is never so far. QoS 0 has no such bound: after half a keepalive nothing of it
+        is waited for any more, else the broker would take us for dead, and whoever uses QoS 1 would pay for it.
+        """
+        places = self._places if qos else self._places_0
+        if places.acquire(blocking=False):
+            if not qos:
+                self._full_since_s = None
+            return True
+        now_s = time.monotonic()  # this thread has no other clock
+        since_s = self._full_since_s = self._full_since_s or now_s
+        while qos or now_s < since_s + self._config.keepalive_s / 2:
+            if places.acquire(timeout=0.2):
+                return True
+            if self._is_over.is_set():
+                return False
+            now_s = time.monotonic()
+        self._loop.call_soon_threadsafe(self.hearing.left_out)
+        return False
 
     # ── connection ──
 
     def _connected(self, code: int, reason: str, has_shared: bool) -> None:
+        self._has_answered = True
+        self._answered_s = self._room.clock.monotonic_s()
         if code >= 0x80 or self._ended.done():
             error = RefusedError if code in _NOT_WANTED else TransientError
             self.end(error(f"{self._config.host} port {self._config.port} refuses us: {reason}"))
             return
         room = self._room
         try:
-            self._open_gateway()
+            filters, own = self.hearing.open()
         except Exception as error:  # not lost in a callback: the room's own bug
             self.end(error)
             return
-        filters = list(room.rules.filters)
         room.refused_filters = []
         share = self._config.share if has_shared else None
-        own = list(GATEWAY_TOPICS) if self._gateway is not None else []
         if share:
             self._subscribe([f"$share/{share}/{name}" for name in filters])
             filters = own
@@ -307,26 +296,8 @@ class _Life:
             filters += own
         if filters:
             self._subscribe(filters)
-
-    def _open_gateway(self) -> None:
-        room, device = self._room, self._device
-        if device is None:
-            return
-        self._session = room.inlet.open_session(device, _OwnChannel(self))
-        if self._config.gateway_api:
-            desk = Desk(
-                room.broker,
-                room.inlet,
-                room.clock,
-                room.counters,
-                spawn=self._spawn,
-                bug=self._bug,
-                congested=lambda: None,
-                local=None,
-            )
-            self._gateway = GatewayApi(
-                desk, self._session, 4, self, {}, self._answer_gateway, self._ask, lambda: EVERYTHING_JSON
-            )
+        if not own:  # what an older configuration has left in our session
+            self._client.unsubscribe([*GATEWAY_TOPICS, *NAMELESS_TOPICS])
 
     def _subscribe(self, filters: list[str]) -> None:
         is_5 = self._config.version == "5"
@@ -356,79 +327,28 @@ class _Life:
             self._subscribe(again)
         elif not self._subscribing and not self._ended.done():
             self._room.works += 1
+            self._ready_s = self._room.clock.monotonic_s()
             self._room.ready.set()
             log.info("external broker: connected to %s port %d", self._config.host, self._config.port)
+            if self._config.share:
+                log.info(
+                    "external broker: a device's order is kept while one gateway is in the group %r", self._config.share
+                )
 
-    def _lost(self, reason: str) -> None:
-        self.end(TransientError(f"the connection to {self._config.host} port {self._config.port} is lost: {reason}"))
-
-    # ── up ──
-
-    def _take(self, topic: str, payload: bytes, qos: int, mid: int) -> None:
-        if self._ended.done():
-            return
-        self.unacknowledged += 1
-        if self._held or self._room.inlet.is_congested:
-            self._held.append((topic, payload, qos, mid))
-            if not self._is_waiting:
-                self._is_waiting = True
-                self._spawn(self._wait_for_disk(), "external broker: waiting for the disk")
+    def _lost(self, code: int, reason: str) -> None:
+        config = self._config
+        if code == _TAKEN_OVER:
+            said = f"{config.host} port {config.port}: another client has taken our client id {config.client_id!r}"
+            self.end(RefusedError(f"{said}; each gateway needs its own external_broker.client_id"))
+        elif not self._has_answered:
+            self.end(TransientError(f"cannot connect to {config.host} port {config.port}: {hung_up(config)}"))
         else:
-            self._hear(topic, payload, qos, mid)
-
-    async def _wait_for_disk(self) -> None:
-        while self._held and not self._ended.done():
-            await self._room.inlet.wait_uncongested()
-            while self._held and not self._ended.done() and not self._room.inlet.is_congested:
-                self._hear(*self._held.popleft())
-        self._is_waiting = False
-
-    def _hear(self, topic: str, payload: bytes, qos: int, mid: int) -> None:
-        try:
-            if topic.startswith("v1/gateway/") and self._gateway is not None:
-                self._hear_gateway(self._gateway, topic, payload, qos, mid)
-            else:
-                self._acks.add(self.mapped.heard(topic, payload), lambda: self._acknowledge(qos, mid))
-        except Exception as error:  # not lost in a callback: the room's own bug
-            self.end(error)
-
-    def _hear_gateway(self, gateway: GatewayApi, topic: str, payload: bytes, qos: int, mid: int) -> None:
-        gateway.touch()
-        if not _is_downlink(topic, payload):
-            try:
-                if gateway.publish(Publish(topic, payload, qos, mid)):
-                    return
-                self._room.counters.add("external.unknown_topics")
-            except PayloadError as error:
-                self._complain(topic, str(error))
-        self._acks.add(None, lambda: self._acknowledge(qos, mid))
-
-    def _answer_gateway(self, packet: Publish, receipt: Receipt, verdict: Callable[[], Verdict]) -> None:
-        def answer() -> bytes:
-            if verdict().ending is not None:
-                self._complain(packet.topic, "not what the gateway API takes; the log says why")
-            return self._acknowledge(packet.qos, packet.packet_id)
-
-        self._acks.add(receipt, answer)
-
-    def _acknowledge(self, qos: int, mid: int) -> bytes:
-        """The broker hears it from a client that still is this connection's: a later one knows nothing of `mid`."""
-        self.unacknowledged -= 1
-        self._places.release()
-        if qos and not self._is_over.is_set():
-            self._client.ack(mid, qos)
-        self._room.counters.add("external.messages")
-        return b""
-
-    def _complain(self, topic: str, reason: str) -> None:
-        self._room.counters.add("external.bad_payloads")
-        self._room.problems.append({"topic": topic[:200], "reason": reason, "ts": self._room.clock.now_ms()})
-
-    def _ask(self, answer: Awaitable[None]) -> None:
-        async def wait() -> None:
-            await answer
-
-        self._spawn(wait(), "external broker: answer")
+            room = self._room
+            is_short = self._ready_s is None or room.clock.monotonic_s() - self._ready_s < _SHORT_S
+            room.short_spells = room.short_spells + 1 if is_short else 0
+            if room.short_spells >= _MANY_SHORT:
+                reason += f", again at once; has another client the client id {config.client_id!r}?"
+            self.end(TransientError(f"the connection to {config.host} port {config.port} is lost: {reason}"))
 
     # ── down ──
 
@@ -447,29 +367,15 @@ class _Life:
             self._room.counters.add("external.downlinks_refused")
             if done is not None and not done.done():
                 done.set_exception(TransientError("the broker takes nothing now"))
-        elif done is not None:
-            self._sent[info.mid] = done
+        else:
+            self._sent[info.mid] = topic, done
 
-    def _published(self, mid: int) -> None:
-        done = self._sent.pop(mid, None)
-        if done is not None and not done.done():
+    def _published(self, mid: int, code: int, reason: str) -> None:
+        topic, done = self._sent.pop(mid, ("", None))
+        if code >= 0x80:
+            text = f"the broker does not take what we publish there: {reason}"
+            self._room.problem("external.downlinks_refused", topic, text)
+            if done is not None and not done.done():
+                done.set_exception(TransientError(text))
+        elif done is not None and not done.done():
             done.set_result(None)
-
-    def _send(self, topic: str, payload: bytes, qos: int, is_retained: bool) -> Awaitable[None]:
-        done: asyncio.Future[None] = self._loop.create_future()
-        done.add_done_callback(lambda future: None if future.cancelled() else future.exception())
-        self.publish(topic, payload, qos, is_retained=is_retained, done=done)
-        return done
-
-
-def _is_downlink(topic: str, payload: bytes) -> bool:
-    """What goes down shares topics with what comes up; its form tells it: `device` is a text beside `data`."""
-    if topic not in (ATTRIBUTES, RPC):
-        return False
-    try:
-        tree = orjson.loads(payload)
-    except orjson.JSONDecodeError:
-        return False
-    if not isinstance(tree, dict) or not isinstance(tree.get("device"), str):
-        return False
-    return tree.keys() == {"device", "data"} and isinstance(tree["data"], dict)

@@ -112,8 +112,12 @@ class Mapped:
         creator: Callable[[], Device | None] = lambda: None,
         spawn: Callable[[Coroutine[Any, Any, None], str], None] | None = None,
         cast: bool = True,
+        is_ours: Callable[[str], bool] = lambda name: True,
     ) -> None:
-        """`spawn` owns the task that answers a question; without it there are no questions."""
+        """`spawn` owns the task that answers a question; without it there are no questions. A device that is not
+        ours is somebody else's to speak for: what is said of it is passed over.
+        """
+        self.is_ours = is_ours
         self._rules, self._config, self._clock, self._counters = rules, config, clock, counters
         self._send, self._spawn, self._cast = send, spawn, cast
         self.fleet: Fleet[MappedDevice] = Fleet(inlet, creator, config.max_devices)
@@ -136,7 +140,7 @@ class Mapped:
         try:
             heard = self._rules.read(topic, payload, self._clock.now_ms(), cast=self._cast)
         except MisfitError as error:
-            self._problem("mapping.misfits", topic, str(error))
+            self.problem("mapping.misfits", topic, str(error))
             heard = None
         if heard is not None:
             waiting = waiting or WaitingPacket(4)
@@ -148,9 +152,30 @@ class Mapped:
         receipt.add_done_callback(lambda _: self._look_at(topic, packet))
         return receipt
 
+    def awaits(self, topic: str) -> bool:
+        """The answer to a call may come here."""
+        return topic in self._calls
+
+    def do(self, name: str, set_: RuleSet, topic: str, act: Act) -> Receipt:
+        """Something of this device that is no rule's; `act` gets its session, and raises nothing."""
+        waiting = WaitingPacket(4)
+        try:
+            member = self.fleet.open(name, set_.rules.profile, lambda name: MappedDevice(self, name, set_))
+            channel = member.channel
+            channel.member, channel.set, channel.heard_s = member, set_, self._clock.monotonic_s()
+            self.fleet.act(member, act, waiting)
+            self._counters.add("mapping.messages")
+        except (FullError, RejectedError) as error:
+            self.problem("mapping.devices_refused", topic, str(error))
+        receipt = waiting.settled()
+        receipt.add_done_callback(lambda _: self._look_at(topic, waiting))
+        return receipt
+
     def _take(self, heard: Heard, topic: str, waiting: WaitingPacket) -> None:
+        if not self.is_ours(heard.device):
+            return
         if heard.left_out:
-            self._problem("mapping.keys_left_out", topic, heard.left_out[0], len(heard.left_out))
+            self.problem("mapping.keys_left_out", topic, heard.left_out[0], len(heard.left_out))
         if heard.is_online is False and not heard.telemetry and not heard.attributes:
             member = self.fleet.get(heard.device)
             if member is not None:
@@ -165,7 +190,7 @@ class Mapped:
             for act in self._acts(heard, channel):
                 self.fleet.act(member, act, waiting)
         except (FullError, RejectedError) as error:
-            self._problem("mapping.devices_refused", topic, str(error))
+            self.problem("mapping.devices_refused", topic, str(error))
             return
         self._counters.add("mapping.messages")
         if heard.is_online is False:
@@ -223,7 +248,7 @@ class Mapped:
             topic, payload = publish_of(rule, names)
             self._publish(topic, payload, rule)
         except (RejectedError, TransientError, FullError) as error:
-            self._problem("mapping.downlinks_failed", f"{channel.set.name}: {rule.topic}", str(error))
+            self.problem("mapping.downlinks_failed", f"{channel.set.name}: {rule.topic}", str(error))
 
     async def call(self, channel: MappedDevice, rule: DownRule, rpc_id: int, request: RpcRequest) -> RpcResponse | None:
         """TransientError: the broker does not have it."""
@@ -241,14 +266,14 @@ class Mapped:
                     raise RejectedError(f"{_MAX_CALLS} calls wait for an answer")
                 self._calls.setdefault(where, []).append(call)
         except RejectedError as error:
-            self._problem("mapping.downlinks_failed", f"{channel.set.name}: {rule.topic}", str(error))
+            self.problem("mapping.downlinks_failed", f"{channel.set.name}: {rule.topic}", str(error))
             return RpcResponse(error=RpcError.INTERNAL)
         try:
             if (done := self._publish(topic, payload, rule)) is not None:
                 await done
         except (RejectedError, FullError) as error:
             self._forget(where, call)
-            self._problem("mapping.downlinks_failed", topic, str(error))
+            self.problem("mapping.downlinks_failed", topic, str(error))
             return RpcResponse(error=RpcError.INTERNAL)
         except BaseException:
             self._forget(where, call)
@@ -297,9 +322,10 @@ class Mapped:
 
     def _look_at(self, topic: str, waiting: WaitingPacket) -> None:
         for _, error in waiting.failed:
-            self._problem("mapping.data_refused", topic, str(error))
+            self.problem("mapping.data_refused", topic, str(error))
 
-    def _problem(self, counter: str, topic: str, reason: str, count: int = 1) -> None:
+    def problem(self, counter: str, topic: str, reason: str, count: int = 1) -> None:
+        """Counted, shown, and logged now and then."""
         self._counters.add(counter, count)
         self.problems.append({"topic": topic[:200], "reason": reason[:500], "ts": self._clock.now_ms()})
         now_s = self._clock.monotonic_s()
@@ -334,34 +360,6 @@ def both(first: Receipt | None, second: Receipt | None) -> Receipt | None:
 
 def _touch(session: DeviceSession) -> None:
     session.touch()
-
-
-def native_rules(prefix: str) -> dict[str, Any]:
-    """The device API behind a foreign broker, as a rule set: the device stands in the topic."""
-    base = f"{prefix}/{{device}}"
-    return {
-        "up": [
-            {"topic": f"{base}/telemetry", "payload": "telemetry"},
-            {"topic": f"{base}/attributes", "payload": "attributes"},
-            {"topic": f"{base}/attributes/request/{{id}}", "payload": "attribute_request"},
-            {
-                "topic": f"{base}/status",
-                "payload": "text",
-                "presence": {"online": ["online", "1", "true"], "offline": ["offline", "0", "false"]},
-            },
-        ],
-        "down": [
-            {"attribute_answer": True, "topic": f"{base}/attributes/response/{{id}}", "payload": "{values}"},
-            {"attributes": "*", "topic": f"{base}/attributes/changed", "payload": "{values}"},
-            {"attributes_deleted": "*", "topic": f"{base}/attributes/deleted", "payload": {"deleted": "{keys}"}},
-            {
-                "rpc": "*",
-                "topic": f"{base}/rpc/request/{{rpc_id}}",
-                "payload": {"method": "{method}", "params": "{params}"},
-                "answer": {"topic": f"{base}/rpc/response/{{rpc_id}}", "timeout_s": 86400},
-            },
-        ],
-    }
 
 
 def to_json(heard: Heard | None) -> bytes:

@@ -11,7 +11,7 @@ from tests.e2e.parts import until
 
 
 class Mosquitto:
-    def __init__(self, folder: Path, *more: str) -> None:
+    def __init__(self, folder: Path, *more: str, is_open: bool = True) -> None:
         self.folder, self.port = folder, free_port()
         program = shutil.which("mosquitto", path=f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/local/sbin")
         assert program is not None, "mosquitto is missing: see tests/debian.sh"
@@ -19,7 +19,7 @@ class Mosquitto:
         self._conf = folder / "mosquitto.conf"
         settings = [
             f"listener {self.port} 127.0.0.1",
-            "allow_anonymous true",
+            f"allow_anonymous {str(is_open).lower()}",
             "persistence true",
             f"persistence_location {folder}/",
             "autosave_on_changes true",

@@ -2,108 +2,19 @@
 
 import asyncio
 import json
-from contextlib import asynccontextmanager
-from typing import Any
 
-import paho.mqtt.client as mqtt
 import pytest
-from paho.mqtt.enums import CallbackAPIVersion
 
-from gateway.broker.external import ExternalBroker, _is_downlink
-from gateway.broker.mapping_rules import load_sets
-from gateway.config import BrokerConfig, ExternalBrokerConfig, MappingsConfig
+from gateway.broker.external_hearing import _is_downlink
 from gateway.domain.entity import time_uuid
 from gateway.domain.rpc import RpcRequest
-from gateway.supervise import Backoff, Counters, SystemClock, supervise
+from gateway.supervise import Backoff, SystemClock, supervise
 from tests.e2e.parts import CloudProcess, GatewayProcess, until
 from tests.fakes.inlet import FakeInlet
+from tests.integration.external_house import Device, Room, house
 from tests.integration.mosquitto import Mosquitto
 
 pytestmark = pytest.mark.server
-
-
-class Device:
-    """Something behind the broker: says, hears, and sends again what was not acknowledged."""
-
-    def __init__(self, port: int, *filters: str, name: str = "") -> None:
-        self.heard: list[tuple[str, Any]] = []
-        self.acknowledged: set[int] = set()
-        self._filters = filters
-        self._client = mqtt.Client(CallbackAPIVersion.VERSION2, client_id=name, clean_session=not name)
-        self._client.reconnect_delay_set(1, 1)
-        self._client.on_connect = self._on_connect
-        self._client.on_message = lambda c, u, m: self.heard.append((m.topic, m.payload.decode()))
-        self._client.on_publish = lambda c, u, mid, *_: self.acknowledged.add(mid)
-        self._ready = False
-        self._client.on_subscribe = lambda *_: setattr(self, "_ready", True)
-        self._client.connect_async("127.0.0.1", port)
-        self._client.loop_start()
-
-    def _on_connect(self, client: Any, *_: Any) -> None:
-        client.subscribe([(name, 1) for name in (*self._filters, "test/ready")])
-
-    async def ready(self) -> "Device":
-        await until(self._is_ready, 10, "no subscription")
-        return self
-
-    async def _is_ready(self) -> bool:
-        return self._ready
-
-    def say(self, topic: str, body: Any) -> int:
-        return self._client.publish(topic, body if isinstance(body, str) else json.dumps(body), qos=1).mid
-
-    async def hears(self, topic: str) -> Any:
-        async def found() -> bool:
-            return any(heard == topic for heard, _ in self.heard)
-
-        await until(found, 10, f"{topic} is not in {self.heard}")
-        return next(payload for heard, payload in self.heard if heard == topic)
-
-    def stop(self) -> None:
-        self._client.disconnect()
-        self._client.loop_stop()
-
-
-class Room:
-    def __init__(self, broker: Mosquitto, inlet: FakeInlet, **settings: Any) -> None:
-        self.inlet, self.counters = inlet, Counters()
-        mappings = MappingsConfig(sets=({"use": "tasmota"},))
-        config = ExternalBrokerConfig(host="127.0.0.1", port=broker.port, **settings)
-        self.room = ExternalBroker(
-            config, BrokerConfig(), mappings, load_sets(mappings), inlet, SystemClock(), self.counters
-        )
-
-    async def ready(self) -> None:
-        async def is_ready() -> bool:
-            return self.room.ready.is_set()
-
-        await until(is_ready, 10, "the room is not ready")
-
-    async def until(self, condition: Any, what: str = "it does not happen") -> None:
-        async def holds() -> bool:
-            return bool(condition())
-
-        await until(holds, 10, what)
-
-
-@asynccontextmanager
-async def house(tmp_path, receipts="at_once", mosquitto=(), **settings):
-    async with Mosquitto(tmp_path, *mosquitto) as broker:
-        inlet = FakeInlet(receipts)
-        inlet.add_device("external-broker", "secret", is_gateway=True)
-        room = Room(broker, inlet, **settings)
-        serving = asyncio.create_task(
-            supervise("outside", room.room.serve, Backoff(0.1, 0.3), SystemClock(), spells=room.room.spells)
-        )
-        device = Device(broker.port, "edge/#", "cmnd/#", "v1/gateway/rpc")
-        try:
-            await room.ready()
-            await device.ready()
-            yield broker, room, device
-        finally:
-            device.stop()
-            serving.cancel()
-            await asyncio.wait([serving])
 
 
 @pytest.mark.parametrize("version", ["5", "3.1.1"])

@@ -6,7 +6,8 @@ The payloads are written after the public documentation that each set names as i
 import orjson
 import pytest
 
-from gateway.broker.mapped import native_rules, to_json
+from gateway.broker.external_api import native_rules
+from gateway.broker.mapped import to_json
 from gateway.broker.mapping import MisfitError, Rules, answer_of, publish_of, render, select, topic_of
 from gateway.broker.mapping_rules import (
     READY,
