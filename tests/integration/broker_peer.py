@@ -23,6 +23,10 @@ class Peer:
         self.reader, self.writer, self.version = reader, writer, version
         self.decoder = Decoder(1 << 24, version)
 
+    @classmethod
+    async def open(cls, port: int, version: int = 4) -> "Peer":
+        return cls(*await asyncio.open_connection("127.0.0.1", port), version)
+
     def send(self, data: bytes) -> None:
         self.writer.write(data)
 
@@ -62,7 +66,7 @@ class Site:
         self.peers: list[Peer] = []
 
     async def open(self, version: int = 4) -> Peer:
-        peer = Peer(*await asyncio.open_connection("127.0.0.1", self.broker.port), version)
+        peer = await Peer.open(self.broker.port, version)
         self.peers.append(peer)
         return peer
 

@@ -14,6 +14,7 @@ from gateway.broker.packets import (
     Packet,
     Pingreq,
     Pingresp,
+    Properties,
     ProtocolError,
     Publish,
     Suback,
@@ -25,29 +26,41 @@ from gateway.broker.wire import Decoder
 
 texts = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=40)
 topics = texts.filter(lambda text: text and "+" not in text and "#" not in text)
-filters = texts.filter(bool)
+filters = texts.filter(lambda text: text and not text.startswith("$share/"))
 ids = st.integers(1, 65_535)
 versions = st.sampled_from([3, 4, 5])
+qos = st.integers(0, 2)
+
+
+PASSED = (b"\x01\x01", b"\x03\x00\x01t", b"\x08\x00\x01r", b"\x09\x00\x02\x00\xff", b"\x26\x00\x01k\x00\x00")
 
 
 @st.composite
-def publishes(draw: st.DrawFn) -> Publish:
-    qos = draw(st.integers(0, 2))
+def publishes(draw: st.DrawFn, version: int) -> Publish:
+    level = draw(qos)
+    passed = draw(st.lists(st.sampled_from(PASSED), max_size=4, unique_by=lambda one: one[0]).map(b"".join))
+    expiry_s = draw(st.none() | st.integers(0, 2**32 - 1))
+    identifiers = tuple(draw(st.lists(st.integers(1, 268_435_455), max_size=3)))
+    has_more = version == 5 and (passed or expiry_s is not None or identifiers)
     return Publish(
         draw(topics),
         draw(st.binary(max_size=300)),
-        qos,
-        draw(ids) if qos else 0,
+        level,
+        draw(ids) if level else 0,
         draw(st.booleans()),
         draw(st.booleans()),
+        Properties(passed, expiry_s, identifiers) if has_more else None,
     )
 
 
 @st.composite
 def connects(draw: st.DrawFn, version: int) -> Connect:
-    will = draw(st.none() | publishes())
+    will = draw(st.none() | publishes(version))
     if will is not None:
         will.packet_id, will.is_dup = 0, False
+        if will.more is not None:
+            will.more.identifiers = ()
+            will.more = will.more if will.more != Properties() else None
     user_name = draw(st.none() | texts)
     packet = Connect(
         version=version,
@@ -61,7 +74,13 @@ def connects(draw: st.DrawFn, version: int) -> Connect:
     if version == 5:
         packet.receive_maximum = draw(st.integers(1, 65_535))
         packet.max_packet_bytes = draw(st.none() | st.integers(1, 2**32 - 1))
+        packet.will_delay_s = 0 if will is None else draw(st.integers(0, 2**32 - 1))
     return packet
+
+
+def properties_of(packet: Publish) -> bytes:
+    more = packet.more
+    return b"" if more is None else encode.publish_properties(more.passed, more.expiry_s, more.identifiers)
 
 
 def encoded(packet: Packet, version: int) -> bytes:
@@ -75,6 +94,7 @@ def encoded(packet: Packet, version: int) -> bytes:
                 packet.packet_id,
                 is_retained=packet.is_retained,
                 is_dup=packet.is_dup,
+                properties=properties_of(packet),
             )
         case Connect():
             return encode.connect(packet)
@@ -83,7 +103,7 @@ def encoded(packet: Packet, version: int) -> bytes:
         case Ack():
             return encode.ack(packet.kind, packet.packet_id, version, packet.reason)
         case Subscribe():
-            return encode.subscribe(version, packet.packet_id, packet.filters)
+            return encode.subscribe(version, packet.packet_id, packet.filters, packet.identifier)
         case Suback():
             return encode.suback(version, packet.packet_id, packet.codes)
         case Unsubscribe():
@@ -103,12 +123,19 @@ def conversations(draw: st.DrawFn) -> tuple[int, list[Packet]]:
     version = draw(versions)
     codes = st.lists(st.integers(0, 255), min_size=1, max_size=4)
     reasons = st.integers(0, 255) if version == 5 else st.just(0)
+    handled = st.builds(lambda qos, flags, retain: qos | flags << 2 | retain << 4, qos, st.integers(0, 3), qos)
+    asked = handled if version == 5 else qos
     packets: st.SearchStrategy[Packet] = st.one_of(
-        publishes(),
+        publishes(version),
         connects(version),
         st.builds(Connack, st.booleans(), st.integers(0, 255)),
         st.builds(Ack, st.integers(4, 7), ids, reasons),
-        st.builds(Subscribe, ids, st.lists(st.tuples(filters, st.integers(0, 2)), min_size=1, max_size=3)),
+        st.builds(
+            Subscribe,
+            ids,
+            st.lists(st.tuples(filters, asked), min_size=1, max_size=3),
+            st.integers(0, 268_435_455) if version == 5 else st.just(0),
+        ),
         st.builds(Suback, ids, codes),
         st.builds(Unsubscribe, ids, st.lists(filters, min_size=1, max_size=3)),
         st.builds(Unsuback, ids, codes if version == 5 else st.just([])),

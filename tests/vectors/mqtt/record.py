@@ -13,6 +13,9 @@ from pathlib import Path
 import gmqtt
 import paho.mqtt.client as mqtt
 from paho.mqtt.enums import CallbackAPIVersion
+from paho.mqtt.packettypes import PacketTypes
+from paho.mqtt.properties import Properties
+from paho.mqtt.subscribeoptions import SubscribeOptions
 
 from tests.integration.broker_peer import Site, site
 
@@ -66,6 +69,38 @@ def paho(version: int) -> Callable[[int], None]:
     return run
 
 
+def paho_local(port: int) -> None:
+    """Options and properties of 5.0, and a will that waits."""
+    client = mqtt.Client(CallbackAPIVersion.VERSION2, client_id="local", protocol=mqtt.MQTTv5)
+    client.username_pw_set("tok", "secret")
+    message, will = Properties(PacketTypes.PUBLISH), Properties(PacketTypes.WILLMESSAGE)
+    for properties in (message, will):
+        properties.PayloadFormatIndicator = 1
+        properties.MessageExpiryInterval = 60
+        properties.ContentType = "text/plain"
+        properties.ResponseTopic = "answers/1"
+        properties.CorrelationData = b"\x00\xff"
+        properties.UserProperty = [("a", "1"), ("a", "2")]
+    will.WillDelayInterval = 30
+    client.will_set("house/pump", "gone", qos=1, retain=True, properties=will)
+    hello, asked, goodbye = (
+        Properties(kind) for kind in (PacketTypes.CONNECT, PacketTypes.SUBSCRIBE, PacketTypes.DISCONNECT)
+    )
+    hello.SessionExpiryInterval, hello.ReceiveMaximum, hello.MaximumPacketSize = 600, 20, 10_000
+    asked.SubscriptionIdentifier, goodbye.SessionExpiryInterval = 300, 10
+    client.connect("127.0.0.1", port, clean_start=False, properties=hello)
+    client.loop_start()
+    options = SubscribeOptions(qos=2, noLocal=True, retainAsPublished=True, retainHandling=1)
+    client.subscribe([("house/#", options)], properties=asked)
+    client.subscribe("$share/crew/jobs/+", 1)
+    for qos in (0, 1, 2):
+        client.publish("house/pump", "on", qos, retain=True, properties=message).wait_for_publish(5)
+        client.publish("jobs/1", "go", qos, properties=message).wait_for_publish(5)
+    client.unsubscribe(["$share/crew/jobs/+", "house/#"])
+    client.disconnect(properties=goodbye)
+    client.loop_stop()
+
+
 async def with_gmqtt(port: int) -> None:
     client = gmqtt.Client("gmqtt", user_property=("a", "b"), session_expiry_interval=60)
     client.set_auth_credentials("tok", None)
@@ -104,6 +139,7 @@ async def main() -> None:
 
     for version, label in ((3, "3.1"), (4, "3.1.1"), (5, "5.0")):
         await record(f"paho-{label}", f"paho-mqtt {version_of_package('paho-mqtt')}", paho(version))
+    await record("paho-local-5.0", f"paho-mqtt {version_of_package('paho-mqtt')}", paho_local)
     await record("gmqtt-5.0", f"gmqtt {version_of_package('gmqtt')}", with_gmqtt)
     if shutil.which("mosquitto_pub"):
         source = await version_of("mosquitto_pub", "--version")
