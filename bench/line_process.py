@@ -26,7 +26,16 @@ def _serve(pipe: Any, link: str, baud: int, silent: tuple[int, ...]) -> None:
             if asked == "reset":
                 line.reset()
                 line.writes_s.clear()
-            names = ("requests", "answered", "registers", "registers_of", "overlaps", "short_gaps", "writes_s")
+            names = (
+                "requests",
+                "answered",
+                "registers",
+                "registers_of",
+                "overlaps",
+                "short_gaps",
+                "gaps_s",
+                "writes_s",
+            )
             pipe.send({name: getattr(line, name) for name in names})
 
 

@@ -144,7 +144,9 @@ async def rates(baud: int, seconds: float, *, with_vendor: bool) -> None:
         figure(label, 100 * share, "%", at_least=goal and 100 * goal)
         note(
             f"{rate:,.0f} points/s of {most(baud):,.0f}; {stats['requests']} questions, "
-            f"short gaps {stats['short_gaps']}, overlaps {stats['overlaps']}"
+            f"short gaps {stats['short_gaps']}, overlaps {stats['overlaps']}, "
+            f"silence p50 {1000 * sorted(stats['gaps_s'])[len(stats['gaps_s']) // 2]:.2f} ms "
+            f"of {1000 * gap_s(baud):.2f}"
         )
     for name in [name for name in runs if name != "ours"]:
         note(f"ours / {name}: {runs['ours'][0] / runs[name][0]:.2f}")

@@ -29,12 +29,12 @@ class Inbox:
         self._data += data
         if len(self._data) > MAX_WAITING:
             del self._data[:-MAX_WAITING]
-        self._wake()
+        self.wake()
 
     def end(self, error: NoAnswer) -> None:
         """Nothing comes any more; the reader is told."""
         self._end = error
-        self._wake()
+        self.wake()
 
     def reset(self) -> None:
         """A new connection."""
@@ -46,7 +46,7 @@ class Inbox:
         if not self._data and self._end is None and timeout_s > 0:
             loop = asyncio.get_running_loop()
             reader = self._reader = loop.create_future()
-            timer = loop.call_later(timeout_s, self._wake)
+            timer = loop.call_later(timeout_s, self.wake)
             try:
                 await reader
             finally:
@@ -60,7 +60,8 @@ class Inbox:
             raise self._end
         return b""
 
-    def _wake(self) -> None:
+    def wake(self) -> None:
+        """The reader, if there is one, takes what is there."""
         if self._reader is not None and not self._reader.done():
             self._reader.set_result(None)
 

@@ -18,6 +18,7 @@ import serial.rs485
 
 from drivers.modbus.wire_inbox import Inbox
 from drivers.modbus.wire_master import Closed, Unreachable
+from drivers.modbus.wire_timer import ShortTimer
 from gateway.ports import Clock
 
 if TYPE_CHECKING:
@@ -27,6 +28,10 @@ AGAIN_S: Final = 0.5
 """A port that is away is looked for this often: trying costs nothing."""
 
 OPEN_S: Final = 5.0
+_SHORT_S: Final = 0.01
+"""Up to here a wait is worth an exact timer."""
+
+_SPARE_S: Final = 0.002
 _READ_BYTES: Final = 4096
 
 
@@ -37,6 +42,7 @@ class PortLine:
         self._settings = settings
         self._inbox = Inbox(clock)
         self._port: serial.Serial | None = None
+        self._timer: ShortTimer | None = None
 
     @property
     def is_open(self) -> bool:
@@ -64,6 +70,8 @@ class PortLine:
             raise
         self._port = port
         loop.add_reader(port.fileno(), self._readable)
+        with suppress(OSError):  # then the loop's timers have to do
+            self._timer = ShortTimer(self._inbox.wake)
 
     def write(self, data: bytes) -> None:
         """All of it, or `Closed`: a frame is shorter than the kernel's buffer, which is empty when it is our turn."""
@@ -81,13 +89,24 @@ class PortLine:
         """See `ByteLine`. Looks at the port itself first: silence has to be silence."""
         if self._port is not None:
             self._readable()
-        return await self._inbox.take(timeout_s)
+        timer = self._timer
+        if timer is None or not 0 < timeout_s < _SHORT_S:
+            return await self._inbox.take(timeout_s)
+        timer.start(timeout_s)
+        try:
+            return await self._inbox.take(timeout_s + _SPARE_S)
+        finally:
+            if timer is self._timer:
+                timer.stop()
 
     def close(self) -> None:
         """Safe to call twice."""
         port, self._port = self._port, None
         if port is None:
             return
+        timer, self._timer = self._timer, None
+        if timer is not None:
+            timer.close()
         asyncio.get_running_loop().remove_reader(port.fileno())
         with suppress(termios.error, OSError):
             termios.tcflush(port.fileno(), termios.TCIOFLUSH)  # else closing waits for what nobody takes

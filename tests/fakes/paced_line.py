@@ -45,7 +45,7 @@ class PacedLine:
 
     Counters: `requests` (frames that units understood), `answered` (sent whole), `registers` (in those that were
     answered), `overlaps` (the master spoke upon a unit), `collisions` (units upon each other), `short_gaps` (the master
-    left less than `gap_s` of silence), `unfinished` (bytes that never became a frame). `writes_s`: when each write had come.
+    left less than `gap_s` of silence; `gaps_s`: the latest), `unfinished` (bytes that never became a frame). `writes_s`: when each write had come.
     """
 
     def __init__(self, units, baud, *, bits=10, gap_s=0.0, echo=False, keep=20_000):
@@ -72,6 +72,7 @@ class PacedLine:
         self.overlaps = self.collisions = self.short_gaps = 0
         self.shortest_gap_s = float("inf")
         self.registers_of = {}
+        self.gaps_s = deque(maxlen=1000)
 
     @contextmanager
     def open(self, link):
@@ -161,6 +162,8 @@ class PacedLine:
             before = [each.end_s for each in self._latest() if each.end_s <= begin_s]
             gap_s = begin_s - max(before, default=float("-inf"))
             self.shortest_gap_s = min(self.shortest_gap_s, gap_s)
+            if before:
+                self.gaps_s.append(gap_s)
             self.short_gaps += gap_s < self.gap_s
         said = Spoken(0, begin_s, self.byte_s, bytearray(data))
         self._collide(said)

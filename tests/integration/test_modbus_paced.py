@@ -106,6 +106,16 @@ async def test_an_adapter_that_hears_itself(tmp_path):
             await wire.write_registers(10, 5, [1])  # not confirmed by its own echo
 
 
+async def test_without_the_kernels_timer_the_loops_will_do(tmp_path, monkeypatch):
+    def none(expired):
+        raise OSError("no timerfd_create")
+
+    monkeypatch.setattr("drivers.modbus.wire_port.ShortTimer", none)
+    async with paced(tmp_path, Units(1, content=signed), baud=115200, timeout_s=0.5) as (line, wire):
+        assert [await read(wire, n % 10 + 1, n) for n in range(10)] == [True] * 10
+        assert (line.overlaps, line.short_gaps) == (0, 0)
+
+
 async def test_an_echo_that_does_not_come(tmp_path):
     async with paced(tmp_path, Units(1, silent={1}), echo=True) as (_, wire):
         with pytest.raises(TransientError, match="no echo either; leave `echo` out"):
