@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -41,10 +42,14 @@ class Overview:
                     yield row
 
     def last(self, device: str, key: str) -> LastValue | None:
-        """The last good value of one point, and why it is not good now; None: there is no such point, or no value."""
+        """The last good value of one point, and why it is not good now; None: there is no such point."""
+        if self._driver() is None:
+            return LastValue(False, math.inf, "the bus is not open")
         point = self._records().point(device, key)
-        if point is None or point.reading is None:
+        if point is None:
             return None
+        if point.reading is None:
+            return LastValue(False, math.inf, "no value yet")
         now_s = self._clock.monotonic_s()
         quality, _, reason = point.quality(now_s, self._silence(point.unit), self.faults())
         return LastValue(point.reading.value, now_s - point.read_s, None if quality == "good" else reason or quality)

@@ -147,7 +147,7 @@ class Servers:
                     tasks.create_task(self._tend(self._house, self._latest), name="servers: values")
                 for each in self._standing:
                     tasks.create_task(
-                        supervise(each.name, self._fenced(each), Backoff(1.0, 30.0), self._clock), name=each.name
+                        supervise(each.name, self._fenced(each), Backoff(1.0, 10.0), self._clock), name=each.name
                     )
         finally:
             if self._house is not None:
