@@ -149,7 +149,7 @@ def _table(name: str) -> Table:
 
 
 def _layout(place: Registers) -> Layout:
-    kinds = [kind.value for kind in Type if kind not in (Type.BOOL, Type.BIT, Type.BITS)]
+    kinds = [kind.value for kind in Type if kind not in (Type.BOOL, Type.BIT, Type.BITS, Type.FIELD)]
     kind = place.type or Type.UINT16.value
     if kind not in kinds:
         raise RejectedError(f"type {kind!r} is not for registers; these are: {', '.join(kinds)}")

@@ -128,6 +128,12 @@ def merged(tag: Tag, present: Sequence[int], values: Mapping[str, Json]) -> list
     return _merged(present, _wanted(tag, values), tag)
 
 
+def as_read(tag: Tag, words: Sequence[int]) -> list[int]:
+    """What was written for a point as it is read: some devices take the words in another order than they give them."""
+    order = tag.layout.write_word_order
+    return list(words) if order is None or order is tag.layout.word_order else list(words)[::-1]
+
+
 def named(tag: Tag, error: RejectedError) -> RejectedError:
     """With the place of the point, and its name."""
     return RejectedError(f"unit {tag.unit_id}, {tag.table} {tag.address} ({tag.name}): {error}")

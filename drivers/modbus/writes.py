@@ -6,13 +6,14 @@ one register, a write of several points at once.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from typing import Final
 
 from drivers.modbus.registers import Table
 from drivers.modbus.tags import Tag
 from drivers.modbus.wire import ModbusWire, Refused
-from drivers.modbus.write_plan import Content, content, is_partial, merged, together
+from drivers.modbus.write_plan import Content, as_read, content, is_partial, merged, together
 from gateway.domain.entity import Json
 from gateway.domain.telemetry import Value
 from gateway.errors import BusLost, RejectedError, TransientError
@@ -113,7 +114,7 @@ class Writes:
             text = str(error)
             raise RejectedError(text if text.startswith(f"{self._bus}: ") else f"{self._bus}: {text}") from None
         if held is None:
-            held = await self._read_back(first, what) if first.read_back else what.values
+            held = await self._read_back(first, what) if first.read_back else None
         return self._compare(tags, what, held, values)
 
     async def _read_back(self, tag: Tag, what: Content) -> Sequence[int]:
@@ -125,15 +126,17 @@ class Writes:
         except TransientError as error:
             raise TransientError(f"written, but not read back: {error}") from error
 
-    def _compare(self, tags: Sequence[Tag], what: Content, held: Sequence[int], values: Mapping[str, Json]) -> Wrote:
+    def _compare(
+        self, tags: Sequence[Tag], what: Content, held: Sequence[int] | None, values: Mapping[str, Json]
+    ) -> Wrote:
         found: dict[str, Value] = {}
         notes: dict[str, str] = {}
         for tag in tags:
             start = tag.address - what.address
-            now = list(held[start : start + tag.count])
+            wanted = as_read(tag, what.values[start : start + tag.count])
+            now = wanted if held is None else list(held[start : start + tag.count])
             try:
                 found[tag.key] = tag.value(now)
-                wanted = what.values[start : start + tag.count]
                 if what.keep is not None:
                     wanted = [now[0] & what.keep | wanted[0] & ~what.keep & 0xFFFF]
                 is_same = tag.value(wanted) == found[tag.key]
@@ -142,7 +145,7 @@ class Writes:
                     tag, RejectedError(f"written, but what the device now holds is no value: {error}")
                 ) from error
             if not is_same:
-                notes[tag.key] = f"{values[tag.key]!r} was written; the device holds {found[tag.key]!r}"
+                notes[tag.key] = f"{_text(values[tag.key])} was written; the device holds {_text(found[tag.key])}"
         return Wrote(values=found, notes=notes)
 
     async def _write_coils(self, tag: Tag, what: Content) -> None:
@@ -204,3 +207,7 @@ class Writes:
 
     def _placed(self, tag: Tag, error: RejectedError) -> RejectedError:
         return RejectedError(f"{self._bus}: unit {tag.unit_id}, {tag.table} {tag.address} ({tag.name}): {error}")
+
+
+def _text(value: Json) -> str:
+    return json.dumps(value, ensure_ascii=False)

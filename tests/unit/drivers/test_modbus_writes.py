@@ -246,6 +246,12 @@ async def test_a_device_that_holds_another_value_is_said_to():
     assert notes == {"b": "130 was written; the device holds 100"}
 
 
+async def test_words_that_are_taken_in_another_order_than_they_are_given_are_the_same_value():
+    driver, unit = plant(point("a", 0, "uint32", write_word_order="little", read_back=False))
+    assert await put(driver, a=0x10002) == ({"a": 0x10002}, {})
+    assert unit.asked == [(16, 0, 2, 1)]
+
+
 async def test_a_fraction_that_the_register_cannot_hold_is_no_other_value():
     driver, _ = plant(point("a", 0), point("f", 2, "float32"))
     assert await put(driver, a=65.4, f=0.1) == ({"a": 65, "f": pytest.approx(0.1)}, {})
