@@ -207,3 +207,30 @@ async def test_the_plant_as_a_process():
         if process.returncode is None:
             process.kill()
             await process.wait()
+
+
+async def test_what_a_dashboard_of_the_vendors_gateway_sends():
+    async with open_plant(seed=1) as (plant, port):
+        tree = plant_tree(port)
+        tree["devices"][0]["rpc_addresses"] = "write"
+        async with gateway(tree) as (_, house):
+            place = "functionCode={};objectsCount=1;address=10;"
+            assert await call(house, "Boiler", "get", f"type=16uint;{place.format(3)}") == {"value": 70}
+            assert await call(house, "Boiler", "set", f"type=16uint;{place.format(6)}value=64;") == {"value": "64"}
+            assert plant.boiler.setpoint == 64
+            refused = await call(house, "Pump", "set", f"type=16uint;{place.format(6)}value=64;")
+            assert "`rpc_addresses: write` of the device allows it" in refused["error"]
+
+
+async def test_neighbours_are_set_at_once_and_what_the_device_does_not_take_is_said():
+    async with open_plant(seed=1) as (_, port):
+        tree = plant_tree(port)
+        tree["devices"][0]["telemetry"] += [
+            {"key": key, "table": "holding_register", "address": address, "type": "int16", "writable": True}
+            for key, address in (("own", 0), ("free", 1))
+        ]
+        async with gateway(tree) as (_, house):
+            answer = await call(house, "Boiler", "set", {"own": -40, "free": 7})
+            assert answer["value"]["free"] == 7
+            assert answer["value"]["own"] > 0
+            assert answer["notes"] == {"own": f"-40 was written; the device holds {answer['value']['own']}"}
