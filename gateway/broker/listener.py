@@ -15,7 +15,8 @@ from gateway.broker.acl import load_acl
 from gateway.broker.admission import Admission
 from gateway.broker.desk import Desk
 from gateway.broker.front import Connection
-from gateway.broker.local_hub import LocalHub, Router, Unkept
+from gateway.broker.local_hub import LocalHub
+from gateway.broker.local_router import Router, Unkept
 from gateway.broker.mapped import Mapped
 from gateway.broker.mapping import Rules
 from gateway.broker.packets import Publish

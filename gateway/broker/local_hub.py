@@ -6,7 +6,6 @@ hears so; and to the sessions that end with their connection, through the router
 
 from __future__ import annotations
 
-import asyncio
 import itertools
 import logging
 from collections.abc import Callable, Iterable, Sequence
@@ -17,6 +16,7 @@ from gateway.broker import local_retained, local_sessions, local_wills
 from gateway.broker.acl import Acl
 from gateway.broker.local_messages import SHARE, Subscription, Taker, arrived
 from gateway.broker.local_retained import Retained
+from gateway.broker.local_router import Router, RouterSession
 from gateway.broker.local_sessions import Item, KeptSession, Totals, new_session_id
 from gateway.broker.local_shared import Group, Groups
 from gateway.broker.local_wills import Wills
@@ -24,7 +24,7 @@ from gateway.broker.mapped import Mapped, both
 from gateway.broker.packets import Connect, Properties, Publish
 from gateway.broker.topic_tree import FilterTree
 from gateway.config import BrokerConfig
-from gateway.domain.changes import Change, UnitOfWork
+from gateway.domain.changes import Change
 from gateway.domain.entity import Device
 from gateway.ports import Clock, Committer, Receipt
 from gateway.supervise import Counters
@@ -37,43 +37,6 @@ _QUIET_S: Final = 60.0
 _MAX_QUIET: Final = 10_000
 
 
-class RouterSession(Protocol):
-    """One connection's share in the router."""
-
-    @property
-    def is_congested(self) -> bool:
-        """True while the router is behind: read no more from this device."""
-        ...
-
-    def publish(self, packet: Publish, origin: int) -> None:
-        """To every session that has subscribed there; `origin` is the number of the connection that it comes from."""
-        ...
-
-    def subscribe(self, filters: list[str], answer: Callable[[list[int]], None]) -> None:
-        """`answer` gets 0x80 for each filter that it does not take."""
-        ...
-
-    def unsubscribe(self, filters: list[str]) -> None:
-        """Unknown filters are no error."""
-        ...
-
-    def close(self) -> None:
-        """The device is gone."""
-        ...
-
-
-class Router(Protocol):
-    """Publish/subscribe between sessions that end with their connection, whoever does it."""
-
-    def attach(
-        self, deliver: Callable[[Publish, int], None], relieved: Callable[[], None], gone: Callable[[], None]
-    ) -> RouterSession:
-        """A new member. `deliver` gets messages as their publisher sent them, and their origin. `relieved`:
-        congestion is over. `gone`: the session ended from the other side.
-        """
-        ...
-
-
 class Member(Taker, Protocol):
     """A connection's share, as the others see it."""
 
@@ -84,22 +47,6 @@ class Member(Taker, Protocol):
     def become(self, device: Device | None) -> None:
         """Its device was renamed, or is another one now; None: deleted."""
         ...
-
-
-class Unkept:
-    """A committer for a broker that stands alone: nothing lasts."""
-
-    is_congested = False
-
-    def submit(self, unit: UnitOfWork) -> Receipt:
-        """Done on the next turn of the loop."""
-        loop = asyncio.get_running_loop()
-        receipt: Receipt = loop.create_future()
-        loop.call_soon(_finish, receipt)
-        return receipt
-
-    async def wait_uncongested(self) -> None:
-        """At once."""
 
 
 class LocalHub:
@@ -353,6 +300,8 @@ class LocalHub:
         """To one of the group; False: nobody of it can have it."""
         chosen = group.pick(packet)
         if chosen is None:
+            if packet.qos and any(one.who.is_full for one in group.members):
+                self.counters.add("broker.local_shared_dropped")
             return False
         who = chosen.who
         if isinstance(who, KeptSession):
@@ -478,11 +427,6 @@ class LocalHub:
             "retained": self.retained.count,
             "retained_bytes": self.retained.size_bytes,
         }
-
-
-def _finish(receipt: Receipt) -> None:
-    if not receipt.done():
-        receipt.set_result(None)
 
 
 def _look_at(receipt: Receipt) -> None:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections import deque
 from collections.abc import Callable, Mapping, Sequence, Set
 from functools import partial
-from typing import Final
 
 from gateway.broker import encode, local_sessions
 from gateway.broker.acl import DeviceAcl
-from gateway.broker.local_hub import LocalHub, RouterSession
+from gateway.broker.local_feed import Feed
+from gateway.broker.local_hub import LocalHub
 from gateway.broker.local_messages import (
     SHARE,
     Subscription,
@@ -20,6 +19,7 @@ from gateway.broker.local_messages import (
     shows_retained,
     writer,
 )
+from gateway.broker.local_router import RouterSession
 from gateway.broker.local_sessions import FIRST_ID, Item, KeptSession
 from gateway.broker.outbox import Outbox, UnsentError
 from gateway.broker.packets import PUBREC, PUBREL, Ack, Connect, ProtocolError, Publish
@@ -33,7 +33,6 @@ from gateway.ports import Receipt
 
 DENIED, FILTER_INVALID, QUOTA_EXCEEDED, FAILURE = 0x87, 0x8F, 0x97, 0x80
 NO_SUBSCRIBERS, PROTOCOL_ERROR = 0x10, 0x82
-_PORTION_BYTES: Final = 32_768  # of retained messages in one turn of the loop
 
 
 class LocalMember:
@@ -60,8 +59,9 @@ class LocalMember:
         self._filters: FilterTree[Subscription] = FilterTree()  # of a connection without a kept session
         self._subscriptions: dict[str, Subscription] = {}
         self._routed: set[str] = set()  # names of those that the router has
-        self._backlog: deque[tuple[str, Subscription]] = deque()  # retained topics to be sent
-        self._is_feeding = self._is_closed = False
+        self._feed = Feed(hub.retained, lambda: not self._is_closed and self.has_room, self._send_one_retained)
+        self._unconfirmed_bytes = 0  # of shared messages
+        self._is_closed = False
         self._session, self.is_present = self._find_session(packet)
         self.expiry_s = 0 if self._session is None else self._session.expiry_s
         self._is_clean, self._will_delay_s = packet.is_clean, min(packet.will_delay_s, self.expiry_s)
@@ -341,31 +341,17 @@ class LocalMember:
 
     def _send_retained(self, wanted: list[Subscription]) -> None:
         for one in wanted:
-            topics = self._hub.retained.topics(one.name)
-            self._backlog.extend((topic, one) for topic in topics if self._acl.may_read(topic))
-        self._feed()
+            self._feed.add(one, self.may_read)
+        self._feed.go()
 
-    def _feed(self) -> None:
-        """Retained messages as they are now, a portion at a time, as fast as the device takes them."""
-        self._is_feeding = False
-        size = 0
-        while self._backlog and not self._is_closed and self.has_room:
-            if size > _PORTION_BYTES:
-                self._is_feeding = True
-                asyncio.get_running_loop().call_soon(self._feed)
-                return
-            topic, through = self._backlog.popleft()
-            packet = self._hub.retained.get(topic)
-            if packet is not None:
-                size += len(packet.payload) + len(topic)
-                properties = writer(self._version, packet.more, identifiers_of((through,)), self.now_ms)
-                qos = min(packet.qos, through.qos)
-                self._outbox.publish(topic, packet.payload, qos, is_retained=True, properties=properties)
+    def _send_one_retained(self, packet: Publish, through: Subscription) -> None:
+        properties = writer(self._version, packet.more, identifiers_of((through,)), self.now_ms)
+        qos = min(packet.qos, through.qos)
+        self._outbox.publish(packet.topic, packet.payload, qos, is_retained=True, properties=properties)
 
     def room(self) -> None:
         """The device has read or confirmed something."""
-        if self._backlog and not self._is_feeding:
-            self._feed()
+        self._feed.go()
         if self._session is not None and self._session.link is self:
             self._pump()
 
@@ -397,16 +383,23 @@ class LocalMember:
         """Connected."""
         return not self._is_closed
 
+    @property
+    def is_full(self) -> bool:
+        """It confirms nothing, and more must not be kept for it."""
+        return self._unconfirmed_bytes > self._hub.config.local_queue_bytes
+
     def take(self, packet: Publish, subscription: Subscription) -> None:
         """A message of a shared subscription; what the client has not confirmed at its end is handed on."""
         qos = min(packet.qos, subscription.qos)
         done: asyncio.Future[None] | None = None
         if qos:
+            self._unconfirmed_bytes += len(packet.payload) + len(packet.topic)
             done = asyncio.get_running_loop().create_future()
             done.add_done_callback(partial(self._taken, packet, subscription.name, qos))
         self._send_through(packet, (subscription,), qos, done)
 
     def _taken(self, packet: Publish, share: str, qos: int, done: asyncio.Future[None]) -> None:
+        self._unconfirmed_bytes -= len(packet.payload) + len(packet.topic)
         if done.cancelled() or (error := done.exception()) is None:
             return
         # MQTT 5.0 §4.8.2: with QoS 2 what may have arrived is nobody else's; what is refused neither.

@@ -30,6 +30,11 @@ class Taker(Protocol):
         """One more would be sent at once."""
         ...
 
+    @property
+    def is_full(self) -> bool:
+        """It must not be chosen: it holds as much unconfirmed as may be held."""
+        ...
+
     def may_read(self, topic: str) -> bool:
         """What the ACL says; True while nobody can say."""
         ...

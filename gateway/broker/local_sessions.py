@@ -225,6 +225,11 @@ class KeptSession:
         """One more would be sent at once."""
         return self.link is not None and not self._waiting and self.link.has_room
 
+    @property
+    def is_full(self) -> bool:
+        """Never: it makes room for a new one itself."""
+        return False
+
     def may_read(self, topic: str) -> bool:
         """What the ACL says of a client that is here; of another one it is asked when that one comes."""
         return self.link is None or self.link.may_read(topic)

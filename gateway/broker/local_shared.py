@@ -28,6 +28,8 @@ class Group:
         best, best_rank = None, 0
         for member in self.members:
             who = member.who
+            if who.is_full:
+                continue
             rank = 1
             if who.is_here:
                 rank = 3 if who.has_room else 2

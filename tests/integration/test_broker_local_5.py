@@ -468,3 +468,16 @@ def test_the_decoder_never_looks_behind_the_properties():
     decoder.receive(b"\x30\x07\x00\x01q\x05\x26\x00\x01")
     with pytest.raises(Exception, match="longer than their packet"):
         decoder.next_packet()
+
+
+async def test_who_confirms_nothing_gets_no_more_than_may_be_kept_for_it():
+    async with site(inlet=more_plants("ab"), local_queue_bytes=10_000) as here:
+        await group(here, "a")
+        teller, _ = await here.connect(4, "tok")
+        for number in range(5):
+            teller.publish("jobs/1", b"%d" % number * 5_000, 1, number + 1)
+            assert await teller.receive() == Ack(PUBACK, number + 1)
+        assert here.counters.get("broker.local_shared_dropped") == 3
+        (second,) = await group(here, "b")
+        teller.publish("jobs/1", b"last", 1, 9)
+        assert (await second.receive()).payload == b"last"
