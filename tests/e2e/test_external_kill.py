@@ -41,9 +41,11 @@ class Stream(threading.Thread):
 @pytest.mark.server
 async def test_kills_in_the_middle_of_a_stream_lose_nothing_and_change_no_order(tmp_path):
     (tmp_path / "mosquitto").mkdir()
-    async with Mosquitto(tmp_path / "mosquitto") as broker, CloudProcess(tmp_path) as cloud:
+    async with Mosquitto(tmp_path / "mosquitto", "max_inflight_messages 0") as broker, CloudProcess(tmp_path) as cloud:
         outside = {"host": "127.0.0.1", "port": broker.port, "reconnect_s": 0.1, "reconnect_max_s": 0.3}
-        async with GatewayProcess(tmp_path, cloud.grpc_port, external_broker=outside) as house:
+        outside |= {"max_inflight": 2000}
+        store = {"kind": "sqlite", "commit_every_s": 0.3}  # so that each kill meets hundreds that are not on the disk
+        async with GatewayProcess(tmp_path, cloud.grpc_port, external_broker=outside, store=store) as house:
 
             async def arrived_of(name: str) -> int:
                 return (await cloud.device(name)).get("seq_contiguous") or 0
