@@ -654,13 +654,13 @@ class Server(Protocol):
         ...
 
     def status(self) -> Mapping[str, Json]:
-        """For a person."""
+        """For a person: `is_open`, and `listen` or `device`, which is the place; more as the driver likes."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class LastValue:
-    """What is known of one value: how old it is, and why it is not good (None: it is)."""
+    """What is known of one value: how old it is, and why it is not good (None: it is); then it may be anything."""
 
     value: Value
     age_s: float

@@ -102,6 +102,9 @@ def judge(status: dict[str, Any]) -> list[str]:
     for bus in status.get("buses", []):
         if not bus.get("connected", True):
             remarks.append(f"bus {bus['name']} is not connected")
+    for place in status.get("servers", []):
+        if not place["is_open"]:
+            remarks.append(f"{place['name']}: no master can come in: the log says why")
     if queue.get("problem"):
         remarks.append(f"the store cannot be read: {queue['problem']}")
     if status["store"].get("problem"):
@@ -180,6 +183,14 @@ def render(status: dict[str, Any]) -> None:
         for point in bus.get("not_good", ()):
             age = "" if point["age_s"] is None else f", last good value {point['age_s']:.0f} s ago"
             console.print(f"         {point['device']}.{point['key']} is {point['quality']}: {point['reason']}{age}")
+    for place in status.get("servers", []):
+        where = place.get("listen") or place.get("device")
+        counts = place["counts"]
+        console.print(
+            f"masters  {place['name']} on {where}: {counts.get('requests', 0)} requests,"
+            f" {counts.get('exceptions', 0)} exceptions, {counts.get('refused', 0)} connections refused",
+            markup=False,
+        )
     for name, part in (("mapping", status["mqtt"].get("mappings")), ("outside", status.get("external_broker"))):
         if part:
             console.print(f"{name:8} {part['devices']} devices open")

@@ -6,6 +6,7 @@ import asyncio
 import errno
 import ipaddress
 import logging
+import socket
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Final, Protocol
 
@@ -25,6 +26,7 @@ Answer = Callable[[int, bytes], Awaitable[bytes | None]]
 
 _READ_BYTES: Final = 1024
 _KEPT_BYTES: Final = 2048  # of answers that a master does not take
+_KERNEL_BYTES: Final = 8192
 
 
 class _Framer(Protocol):
@@ -114,11 +116,13 @@ class TcpMasters:
                 log.info("%s: masters may come in on %s:%d", self._name, place.host, self.port)
                 await asyncio.get_running_loop().create_future()  # until cancelled
         finally:
+            self.port = 0
             server.close()
 
     def status(self) -> Mapping[str, Json]:
         """For a person."""
         return {
+            "is_open": bool(self.port),
             "listen": f"{self._place.host}:{self.port or self._place.port}",
             "connections": len(self._open),
             "masters": sorted(set(self._open.values())),
@@ -130,6 +134,8 @@ class TcpMasters:
 
     async def _host(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, peer: str) -> None:
         writer.transport.set_write_buffer_limits(high=_KEPT_BYTES)
+        # The kernel's own buffer would grow to megabytes before a master that takes nothing is noticed.
+        writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _KERNEL_BYTES)
         try:
             await self._converse(reader, writer)
             writer.close()

@@ -161,6 +161,7 @@ async def test_what_a_master_reads_and_writes(tmp_path):
         places = {each["name"]: each for each in (await gateway.status())["servers"]}
         assert places["bus plant: share"]["counts"] == {"requests": 1}
         assert places["modbus-server"]["counts"]["writes"] == 2
+        assert all(each["is_open"] for each in places.values())
         await gateway.kill()
         master.close()
         await gateway.start()

@@ -191,6 +191,27 @@ def test_status_shows_that_the_gateway_does_not_listen():
     assert "no MQTT device can connect" in judge({**status, "mqtt": {"listening": False}})[0]
 
 
+def test_status_shows_where_masters_come_in(capsys):
+    place = {
+        "name": "bus [x]: share",
+        "is_open": True,
+        "listen": "127.0.0.1:1502",
+        "counts": {"requests": 7, "refused": 1},
+    }
+    status = {
+        **{"version": "1", "uptime_s": 1, "memory_bytes": 0, "devices": [], "store": {"oldest_waiting_s": 0}},
+        "queue": {"pending": 0, "deployed": 0, "parked": 0, "lag_s": 0.0},
+        "mqtt": {"port": 1, "connections": 0},
+        "rules": {"problems": [], "chains": []},
+        "servers": [place],
+    }
+    render(status)
+    line = "masters  bus [x]: share on 127.0.0.1:1502: 7 requests, 0 exceptions, 1 connections refused"
+    assert line in capsys.readouterr().out
+    assert judge(status) == []
+    assert "bus [x]: share: no master can come in" in judge({**status, "servers": [place | {"is_open": False}]})[0]
+
+
 def test_a_name_from_outside_cannot_break_the_screen(capsys):
     name = "[/] :smile: [bold]"
     device = {"name": name, "profile": "p", "is_online": True, "origin": "EDGE", "readings": 3}
