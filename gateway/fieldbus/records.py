@@ -97,9 +97,7 @@ class PointRecord:
 
     __slots__ = ("device", "every_s", "key", "poll", "read_s", "reading", "reporter", "unit")
 
-    def __init__(
-        self, device: str, key: str, unit: str, poll: PollRecord | None, every_s: float | None = None
-    ) -> None:
+    def __init__(self, device: str, key: str, unit: str, poll: PollRecord | None, every_s: float | None = None) -> None:
         self.device, self.key, self.unit, self.poll = device, key, unit, poll
         self.every_s = every_s if every_s is not None or poll is None else poll.poll.every_s
         self.reading: Reading | None = None
