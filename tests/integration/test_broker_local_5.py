@@ -124,6 +124,8 @@ async def test_a_message_lives_as_long_as_it_says_and_tells_what_remains():
         await here.clock.advance(31)
         await here.until(lambda: disk.count("retained") == 1)
         assert disk.count("queued") == 1
+        await says(here, "q", b"new")
+        assert (await hears.receive()).more == Properties(b"", None, (3,))  # the subscription has kept it, too
 
 
 async def test_a_message_that_waits_for_the_clients_window_ends_there():
@@ -415,6 +417,17 @@ async def test_what_is_kept_for_a_deleted_device_goes_with_it():
         inlet.add_device("a", "a")  # of the same name
         _, was_there = await arrive(here, "a", version=5)
         assert not was_there
+
+
+async def test_a_will_that_waits_is_published_when_its_device_is_deleted():
+    async with site(committer=Disk()) as here:
+        hears = await listener(here, [("will", 1)])
+        peer, session = await here.connect(5, **will(30))
+        await leave(peer)
+        await here.until(lambda: here.broker.connections() == 1)
+        assert await hears.ping() == []
+        here.broker.device_changed(session.device.id, None)
+        assert (await hears.receive()).payload == b"gone"
 
 
 async def test_a_connection_of_a_deleted_device_keeps_nothing():
