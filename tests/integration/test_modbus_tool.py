@@ -75,33 +75,33 @@ async def test_reading_by_hand(tmp_path, monkeypatch):
         assert (code, [line.split()[0] for line in out.splitlines()]) == (0, ["0", "2", "4"])
 
 
-@pytest.mark.parametrize(
-    ("words", "code", "text"),
-    [
-        ("read nowhere 1 holding 0", 2, "no bus is named 'nowhere'; the buses are: plant"),
-        ("read plant 1 holdin 0", 2, "table 'holdin' does not exist; it is one of coil, discrete_input"),
-        ("read plant 1 holding 0 --type flat32", 2, "type 'flat32' is not for registers; these are: "),
-        ("read plant 1 coil 0 --type int16", 2, "type 'int16' is not for single bits; they are bool"),
-        ("read plant 1 holding 65535 2", 2, "2 from address 65535 on: the last address is 65535"),
-        ("read plant 1 holding zero", 2, "'zero' is not a number"),
-        ("read plant 1 holding 500", 1, "plant: unit 1, holding 500: function 0x03 refused: illegal data address (2)"),
-        ("read plant 9 holding 0", 1, "plant: unit 9, holding 0: function 0x03 refused: device failure (4)"),
-        ("write plant 1 input 0 5 --yes", 2, "input_register cannot be written; coil and holding_register can"),
-        ("write plant 1 holding 10 warm --yes", 2, "'warm' is not a number"),
-        ("write plant 1 holding 10 -5 --yes", 2, "-5 is out of range; 0 to 65535 can be written"),
-        ("write plant 1 holding 10 5 6 --function 6 --yes", 2, "function 6 does not write 2 of holding_register; 16"),
-        ("write plant 1 holding 10 65", 2, "--yes writes without asking"),
-        ("write plant 1 holding 10 121 --yes", 1, "function 0x06 refused: illegal data value (3)"),
-        ("scan plant --units 5-x", 2, "units '5-x' are none; right is 1-247 or 1,2,17"),
-        ("raw plant 1 3000x", 2, "hexadecimal digits, two for each byte"),
-        ("raw plant 1 83", 2, "a PDU is a function code, 1 to 127"),
-        ("raw plant 1 06000A0041", 2, "--yes writes without asking"),
-    ],
-)
-async def test_what_is_wrong_is_said_with_what_would_be_right(tmp_path, monkeypatch, words, code, text):
+WRONG = [
+    ("read nowhere 1 holding 0", 2, "no bus is named 'nowhere'; the buses are: plant"),
+    ("read plant 1 holdin 0", 2, "table 'holdin' does not exist; it is one of coil, discrete_input"),
+    ("read plant 1 holding 0 --type flat32", 2, "type 'flat32' is not for registers; these are: "),
+    ("read plant 1 coil 0 --type int16", 2, "type 'int16' is not for single bits; they are bool"),
+    ("read plant 1 holding 65535 2", 2, "2 from address 65535 on: the last address is 65535"),
+    ("read plant 1 holding zero", 2, "'zero' is not a number"),
+    ("read plant 1 holding 500", 1, "plant: unit 1, holding 500: function 0x03 refused: illegal data address (2)"),
+    ("read plant 9 holding 0", 1, "plant: unit 9, holding 0: function 0x03 refused: device failure (4)"),
+    ("write plant 1 input 0 5 --yes", 2, "input_register cannot be written; coil and holding_register can"),
+    ("write plant 1 holding 10 warm --yes", 2, "'warm' is not a number"),
+    ("write plant 1 holding 10 -5 --yes", 2, "-5 is out of range; 0 to 65535 can be written"),
+    ("write plant 1 holding 10 5 6 --function 6 --yes", 2, "function 6 does not write 2 of holding_register; 16"),
+    ("write plant 1 holding 10 65", 2, "--yes writes without asking"),
+    ("write plant 1 holding 10 121 --yes", 1, "function 0x06 refused: illegal data value (3)"),
+    ("scan plant --units 5-x", 2, "units '5-x' are none; right is 1-247 or 1,2,17"),
+    ("raw plant 1 3000x", 2, "hexadecimal digits, two for each byte"),
+    ("raw plant 1 83", 2, "a PDU is a function code, 1 to 127"),
+    ("raw plant 1 06000A0041", 2, "--yes writes without asking"),
+]
+
+
+async def test_what_is_wrong_is_said_with_what_would_be_right(tmp_path, monkeypatch):
     async with plant(tmp_path, monkeypatch) as (machines, modbus):
-        found, _, complaint = await modbus(words)
-        assert (found, text in complaint) == (code, True), complaint
+        for words, code, text in WRONG:
+            found, _, complaint = await modbus(words)
+            assert (words, found, text in complaint) == (words, code, True), complaint
         assert machines.boiler.setpoint == 70
 
 

@@ -111,6 +111,11 @@ async def test_the_same_register_twice_is_written_twice():
     assert driver.together("A", ["a", "b"]) == [["a"], ["b"]]
 
 
+async def test_what_overlaps_and_leaves_a_gap_is_no_block():
+    driver, _ = plant(point("wide", 0, "uint32"), point("half", 1), point("far", 3))
+    assert driver.together("A", ["wide", "half", "far"]) == [["wide"], ["half"], ["far"]]
+
+
 async def test_123_registers_are_the_most():
     driver, _ = plant(*(point(f"p{n}", n) for n in range(200)))
     assert [len(part) for part in driver.together("A", [f"p{n}" for n in range(200)])] == [123, 77]
