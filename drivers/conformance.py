@@ -366,9 +366,9 @@ class DriverConformance:
 
     async def _settle(self) -> None:
         """The simulated device may take a moment to see that a connection has ended."""
-        end_s = time.monotonic() + 0.2
-        while len(asyncio.all_tasks()) > 1 and time.monotonic() < end_s:
-            await asyncio.sleep(0.01)
+        others = asyncio.all_tasks() - {task for task in [asyncio.current_task()] if task is not None}
+        if others:
+            await asyncio.wait(others, timeout=0.2)
         await asyncio.sleep(0.01)
 
     def _check(self, readings: Sequence[Reading], devices: set[str]) -> None:

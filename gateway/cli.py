@@ -41,6 +41,7 @@ _ELSEWHERE: Mapping[str, tuple[str, str]] = {
     "ota": ("gateway.cli_ota", "ota"),
     "events": ("gateway.cli_events", "events"),
     "modbus": ("gateway.cli_modbus", "modbus"),
+    "import": ("gateway.cli_import", "import_"),
     "mappings": ("gateway.cli_mappings", "mappings"),
     "resend": ("gateway.cli_events", "resend"),
     "sync": ("gateway.cli_sync", "sync"),

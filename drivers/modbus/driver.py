@@ -26,7 +26,7 @@ class ModbusDriver:
         self._config, self._wire, self._clock = config, wire, clock
         points = list(spans(config))
         self._tags = {(span.point.device, span.point.key): span.point for span in points}
-        self._reads = Reads(config, points, wire, clock)
+        self._reads = Reads(config, [span for span in points if span.point.is_polled], wire, clock)
         self._writes = Writes(config.name, wire)
 
     def devices(self) -> Sequence[DriverDevice]:

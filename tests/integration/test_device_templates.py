@@ -118,5 +118,7 @@ async def test_what_a_device_changes_of_its_template():
         readings = await read_all(driver)
         assert readings["m_power"].value == 230.5, "a point that stands at the device wins"
         assert all(key.startswith("m_") and "voltage" not in key and "_l" not in key for key in readings)
-        periods = {point.key: poll.every_s for poll in driver.polls() for point in poll.points}
-        assert (periods["m_frequency"], periods["m_energy_import"], periods["m_power"]) == (0.5, 30.0, 1.0)
+    tree = {"host": "x", "devices": [{"name": "D", "template": "eastron_sdm630"} | changes]}
+    device = parse_config(ModbusConfig, tree, "buses[0]").devices[0]
+    periods = {point.key: point.every_ms for point in device.telemetry}
+    assert (periods["m_frequency"], periods["m_energy_import"], periods["m_power"]) == (500, 30000, None)
