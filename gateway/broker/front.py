@@ -22,6 +22,7 @@ from gateway.broker.packets import (
     PUBREC,
     PUBREL,
     Ack,
+    Auth,
     Connect,
     Disconnect,
     Packet,
@@ -297,6 +298,8 @@ class Connection(asyncio.BufferedProtocol):
             if self._connect is not None:
                 raise ProtocolError("a second CONNECT", PROTOCOL_ERROR)
             self._accept(packet)
+        elif isinstance(packet, Auth) and self._connect is not None and self._connect.version == 5:
+            self._desk.counters.add("broker.auth_packets_ignored")
         elif self._provision is not None and not isinstance(packet, Disconnect):
             self._provision.handle(packet)
         elif self._api is None and self._provision is None:

@@ -1,7 +1,8 @@
 """ThingsBoard's MQTT device API, row by row, over real sockets.
 
-What has a whole file of its own is not repeated: CONNACK codes, the acknowledgement matrix and calls are in
-`tests/integration/test_broker_api.py`, profiles and protobuf in `test_broker_profiles.py`, shapes and typing of
+What has a whole file of its own is not repeated: every shape of every payload and who gets in are in
+`test_device_api_rows.py`, the acknowledgement matrix and calls are in
+`tests/integration/test_broker_api.py`, rate limits in `test_rate_limits.py`, profiles and protobuf in `test_broker_profiles.py`, shapes and typing of
 values in `tests/unit/domain/test_payloads.py`, deadlines and restarts of calls in `tests/unit/devices/test_rpc.py`.
 """
 
@@ -66,11 +67,15 @@ async def test_later_versions_take_any_client_id(version, client_id):
         assert await here.connect(version, client_id=client_id)
 
 
-async def test_connack_of_5_0_carries_no_properties():
+async def test_connack_of_5_0_says_what_may_be_sent_and_a_name_for_who_has_none():
+    """A server says nothing (§1.1); the SDKs keep to the two limits where they are said (§1.12)."""
     async with site() as here:
-        peer = await here.open(5)
-        peer.send(encode.connect(Connect(version=5, user_name="tok")))
-        assert await peer.reader.readexactly(5) == bytes.fromhex("20 03 00 00 00")
+        for client_id, length in (("c", 8), ("", 8 + 3 + 40)):
+            peer = await here.open(5)
+            peer.send(encode.connect(Connect(version=5, user_name="tok", client_id=client_id)))
+            said = await peer.reader.readexactly(5 + length)
+            assert said[2:] == bytes([0, 0, length]) + bytes.fromhex("21 03 e8 27 00 01 00 00") + said[13:]
+            assert said[13:16] == (b"" if client_id else b"\x12\x00\x28")
 
 
 @VERSIONS
