@@ -131,9 +131,23 @@ async def test_a_persisted_call_has_failed_after_five_retries(caplog):
         assert len(channel.calls) == 6
 
 
-@pytest.mark.parametrize(("wanted", "sent"), [(1, 2), (0, 6), (9, 6), (-1, 6)])
+@pytest.mark.parametrize(("wanted", "sent"), [(1, 2), (2, 3), (0, 6), (9, 6), (-1, 6)])
 async def test_a_caller_may_want_fewer_retries(wanted, sent):
-    """Platform API body, `retries`; 0 on the wire is a caller that has not said. Survives a restart between them."""
+    """Platform API body, `retries`; 0 on the wire is a caller that has not said."""
+    async with House() as house:
+        device = house.add_device()
+        session, channel = listen(house, device)
+        await call(house, device, is_persisted=True, retries=wanted)
+        for _ in range(sent + 2):
+            await house.clock.advance(10)
+            session.subscribe_rpc(True, confirms=True)
+            await settle()
+        assert len(channel.calls) == sent
+        assert house.rpc.open_calls() == 0
+
+
+@pytest.mark.parametrize(("wanted", "sent"), [(1, 2), (2, 3), (0, 6)])
+async def test_fewer_retries_are_remembered_over_a_restart(wanted, sent):
     async with House() as house:
         device = house.add_device()
         session, _ = listen(house, device)
