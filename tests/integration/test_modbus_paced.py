@@ -86,9 +86,9 @@ SPOILT = {
 async def test_a_bad_line_never_gives_a_wrong_value(tmp_path, framing, how):
     units = Units(3, silent={9}, content=signed, framing=framing, prompt_s=0.001, **SPOILT[how])
     async with paced(tmp_path, units, baud=115200, timeout_s=0.05) as (line, wire):
-        answers = [await read(wire, n % 10 + 1, 10 * n) for n in range(30)]
-        assert answers.count(True) >= 6
-        assert answers.count(None) >= 3, "the silent unit at least"
+        answers = [await read(wire, n % 10 + 1, 10 * n) for n in range(20)]
+        assert answers.count(True) >= 4
+        assert answers.count(None) >= 2, "the silent unit at least"
         if not units.late:  # who answers late may be heard a moment too late
             assert line.short_gaps == 0
         assert units.were_spoiled + units.were_late + line.collisions > 0
