@@ -204,7 +204,8 @@ def expand(tree: Mapping[str, Any], folder: Path | None) -> dict[str, Any]:
     orders = {"byte_order": template.byte_order, "word_order": template.word_order}
     result: dict[str, Any] = {"profile": template.profile, **orders, **tree}
     own = {section: list(tree.get(section) or ()) for section in ("telemetry", "attributes")}
-    taken = {point.get("key") for points in own.values() for point in points if isinstance(point, Mapping)}
+    beside = (*own["telemetry"], *own["attributes"], *(tree.get("on_demand") or ()))
+    taken = {point.get("key") for point in beside if isinstance(point, Mapping)}
     for point in template.points:
         key = use.prefix + point.key
         if key in taken or any(pattern.fullmatch(point.key) for pattern in patterns.values()):

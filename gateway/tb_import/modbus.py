@@ -58,7 +58,7 @@ def read_modbus(tree: Any, where: str, general_report: Any, imported: Imported) 
     else:
         raise ConfigError(where, "has neither `master` nor `server`; it is no file of the Modbus connector")
     if (tree.get("slave") or {}) != {}:
-        imported.lost(f"{where}: slave", "the gateway as a Modbus server is described anew: docs/modbus.md says how")
+        imported.lost(f"{where}: slave", "the gateway as a Modbus server is described anew: docs/modbus-server.md")
     buses: dict[str, dict[str, Any]] = {}
     for index, slave in enumerate(slaves):
         _slave(as_mapping(slave, f"{place}[{index}]"), f"{place}[{index}]", tree, general_report, buses, imported)
