@@ -9,7 +9,7 @@ import pytest
 from paho.mqtt.enums import CallbackAPIVersion
 
 from tests.e2e.parts import CloudProcess, GatewayProcess, until
-from tests.integration.mosquitto import Mosquitto
+from tests.integration.mosquitto import NOT_KILLED, Mosquitto
 
 DEVICES, KILLS = ("pump", "fan", "oven"), 2
 
@@ -33,7 +33,7 @@ class Stream(threading.Thread):
                 for name in DEVICES:
                     body = json.dumps({"ts": 1_700_000_000_000 + self.sent, "values": {"seq": self.sent}})
                     last = self._client.publish(f"edge/{name}/telemetry", body, qos=1)
-        last.wait_for_publish(20)
+        last.wait_for_publish(60)
         self._client.disconnect()
         self._client.loop_stop()
 
@@ -41,7 +41,8 @@ class Stream(threading.Thread):
 @pytest.mark.server
 async def test_kills_in_the_middle_of_a_stream_lose_nothing_and_change_no_order(tmp_path):
     (tmp_path / "mosquitto").mkdir()
-    async with Mosquitto(tmp_path / "mosquitto", "max_inflight_messages 0") as broker, CloudProcess(tmp_path) as cloud:
+    folder = tmp_path / "mosquitto"
+    async with Mosquitto(folder, "max_inflight_messages 0", *NOT_KILLED) as broker, CloudProcess(tmp_path) as cloud:
         outside = {"host": "127.0.0.1", "port": broker.port, "reconnect_s": 0.1, "reconnect_max_s": 0.3}
         outside |= {"max_inflight": 2000}
         store = {"kind": "sqlite", "commit_every_s": 0.3}  # so that each kill meets hundreds that are not on the disk
@@ -73,7 +74,7 @@ async def test_kills_in_the_middle_of_a_stream_lose_nothing_and_change_no_order(
             async def is_complete() -> bool:
                 return [await arrived_of(name) for name in DEVICES] == [stream.sent] * len(DEVICES)
 
-            await until(is_complete, 30, "something is lost")
+            await until(is_complete, 60, "something is lost")
             state = await cloud.state()
             assert (state["out_of_order"], state["missing"], state["violation_counts"]) == (0, 0, {})
             assert stream.sent > 200 * KILLS

@@ -9,6 +9,9 @@ from pathlib import Path
 from gateway.demo.processes import free_port
 from tests.e2e.parts import until
 
+NOT_KILLED = ("autosave_on_changes false", "autosave_interval 0")
+"""For one that keeps much and is not killed: it writes all that it keeps with every change otherwise."""
+
 
 class Mosquitto:
     def __init__(self, folder: Path, *more: str, is_open: bool = True) -> None:

@@ -8,7 +8,7 @@ import pytest
 from gateway.demo.processes import free_port
 from tests.fakes.inlet import FakeInlet
 from tests.integration.external_house import Device, Room, house
-from tests.integration.mosquitto import Mosquitto
+from tests.integration.mosquitto import NOT_KILLED, Mosquitto
 
 pytestmark = pytest.mark.server
 
@@ -19,7 +19,7 @@ def numbers(room, name="pump"):
 
 @pytest.mark.parametrize("version", ["5", "3.1.1"])
 async def test_while_the_disk_does_not_keep_up_the_broker_keeps_what_comes(tmp_path, version):
-    async with house(tmp_path, version=version, max_inflight=20) as (_, room, device):
+    async with house(tmp_path, mosquitto=NOT_KILLED, version=version, max_inflight=20) as (_, room, device):
         device.say("edge/pump/status", "online")
         await room.until(lambda: "pump" in room.inlet.behind)
         room.inlet.calm.clear()
@@ -33,7 +33,7 @@ async def test_while_the_disk_does_not_keep_up_the_broker_keeps_what_comes(tmp_p
 
 
 async def test_qos_0_without_end_costs_neither_memory_nor_those_who_use_qos_1(tmp_path):
-    async with house(tmp_path, max_inflight=20, keepalive_s=2) as (_, room, device):
+    async with house(tmp_path, mosquitto=NOT_KILLED, max_inflight=20, keepalive_s=2) as (_, room, device):
         device.say("edge/pump/status", "online")
         await room.until(lambda: "pump" in room.inlet.behind)
         works = room.room.works
