@@ -4,8 +4,8 @@ The other side is the strict simulated cloud over a real connection, so each tes
 """
 
 import asyncio
-import re
 import logging
+import re
 from uuid import uuid4
 
 import orjson
