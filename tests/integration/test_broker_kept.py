@@ -1,6 +1,5 @@
 """What local publish/subscribe keeps over the end of a connection and of the gateway."""
 
-import asyncio
 from typing import Any
 
 import pytest
