@@ -23,13 +23,11 @@ class Held:
     """Who waits. Belongs to the event loop."""
 
     def __init__(self) -> None:
-        self._last: dict[EntityId, Receipt] = {}  # of each originator: the message behind which the next one waits
+        self.last: dict[EntityId, Receipt] = {}
+        """Of each originator: the message behind which the next one waits. Empty: nobody waits."""
         self._tasks: set[asyncio.Task[None]] = set()
         self._room = asyncio.Event()
         self._room.set()
-
-    def __bool__(self) -> bool:
-        return bool(self._last)
 
     def __len__(self) -> int:
         return len(self._tasks)
@@ -47,7 +45,7 @@ class Held:
 
     def behind(self, originators: Iterable[EntityId]) -> list[Receipt]:
         """What these have to wait for."""
-        last = self._last
+        last = self.last
         return [last[originator] for originator in dict.fromkeys(originators) if originator in last]
 
     def hold(self, originators: Iterable[EntityId], receipt: Receipt, work: Coroutine[None, None, None]) -> None:
@@ -55,7 +53,7 @@ class Held:
         done: Receipt = asyncio.get_running_loop().create_future()
         names = list(dict.fromkeys(originators))
         for originator in names:
-            self._last[originator] = done
+            self.last[originator] = done
         task = asyncio.ensure_future(work)
         self._tasks.add(task)
         task.add_done_callback(lambda _: self._ended(task, names, done, receipt))
@@ -64,8 +62,8 @@ class Held:
         self._tasks.discard(task)
         self._room.set()
         for originator in names:
-            if self._last.get(originator) is done:
-                del self._last[originator]
+            if self.last.get(originator) is done:
+                del self.last[originator]
         if not done.done():
             done.set_result(None)
         if task.cancelled():

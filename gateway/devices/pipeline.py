@@ -48,7 +48,7 @@ class Pipeline:
         """Walk the messages through the rules; `first` becomes durable in front of what they cause."""
         changes: list[Change] = list(first)
         later: Outcome | None = None
-        if self.held:
+        if self.held.last:
             messages = list(messages)
             if behind := self.held.behind(message.originator for message in messages):
                 return self._hold(changes, None, messages, behind)

@@ -74,7 +74,7 @@ async def test_the_same_originator_waits_behind_and_others_pass(house):
     assert stored(house) == [["c"], ["wait", "wait answered"], ["b"]]
     await house.pipeline.run([of(ONE, "d")])
     assert stored(house)[-1] == ["d"]
-    assert not house.pipeline.held
+    assert not house.pipeline.held.last
 
 
 async def test_two_that_wait_are_answered_in_order_though_the_second_knows_first(house):
