@@ -43,7 +43,7 @@ from gateway.domain.message import Message
 from gateway.domain.onboarding import CertificateChain, ProvisionAnswer, ProvisionRequest
 from gateway.domain.ota import Package, PackageKind
 from gateway.domain.rpc import RpcRequest, RpcResponse
-from gateway.domain.telemetry import Attribute, TsKv, Value
+from gateway.domain.telemetry import Attribute, Summary, TsKv, Value
 from gateway.errors import GatewayError, TransientError
 
 Receipt = asyncio.Future[None]
@@ -884,9 +884,13 @@ class SeriesReader(Protocol):
         ...
 
     async def history(
-        self, entity: EntityId, key: str, from_ms: int, to_ms: int, limit: int
+        self, entity: EntityId, key: str, from_ms: int, to_ms: int, limit: int, *, newest_first: bool = False
     ) -> Sequence[tuple[int, Value]]:
-        """`from_ms` ≤ time < `to_ms`, oldest first, at most `limit`."""
+        """`from_ms` ≤ time < `to_ms`, oldest first unless `newest_first`, at most `limit`."""
+        ...
+
+    async def summary(self, entity: EntityId, key: str, from_ms: int, to_ms: int) -> Summary:
+        """Of `from_ms` ≤ time < `to_ms`, in one pass: nothing of it is held in memory."""
         ...
 
 
@@ -1013,9 +1017,13 @@ class Store(Protocol):
         ...
 
     async def history(
-        self, entity: EntityId, key: str, from_ms: int, to_ms: int, limit: int
+        self, entity: EntityId, key: str, from_ms: int, to_ms: int, limit: int, *, newest_first: bool = False
     ) -> Sequence[tuple[int, Value]]:
-        """(ts_ms, value), oldest first, `from_ms` ≤ ts < `to_ms`."""
+        """(ts_ms, value), oldest first unless `newest_first`, `from_ms` ≤ ts < `to_ms`."""
+        ...
+
+    async def summary(self, entity: EntityId, key: str, from_ms: int, to_ms: int) -> Summary:
+        """Of the history with `from_ms` ≤ ts < `to_ms`."""
         ...
 
     @property

@@ -47,3 +47,13 @@ class Attribute(NamedTuple):
 
     ts_ms: int
     value: Value
+
+
+class Summary(NamedTuple):
+    """All values of one key in an interval. What is no number (text, booleans, JSON, NaN) counts in `values` alone."""
+
+    values: int = 0
+    numbers: int = 0
+    total: int | float = 0  #: exact while all numbers are whole
+    low: int | float | None = None
+    high: int | float | None = None

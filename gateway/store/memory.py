@@ -34,7 +34,7 @@ from gateway.domain.cloud_event import Action, EventStatus, Lane, ParkedChoice, 
 from gateway.domain.downlink import DOCUMENT_TYPES
 from gateway.domain.entity import Device, DeviceProfile, EntityId, Json
 from gateway.domain.rpc import RpcState
-from gateway.domain.telemetry import Attribute, Value
+from gateway.domain.telemetry import Attribute, Summary, Value
 from gateway.ports import FINISHED_RPCS, CloudEvents, QueueDepth, Snapshot, StoreUse
 from gateway.store.lanes import Lanes, Positions
 from gateway.store.plan import SQLITE, Owner, Plan
@@ -96,11 +96,25 @@ class MemoryStore:
         return dict(self.telemetry.get(entity, {}))
 
     async def history(
-        self, entity: EntityId, key: str, from_ms: int, to_ms: int, limit: int
+        self, entity: EntityId, key: str, from_ms: int, to_ms: int, limit: int, *, newest_first: bool = False
     ) -> Sequence[tuple[int, Value]]:
-        """Oldest first."""
-        found = sorted(self.series.get((entity, key), {}).items(), key=lambda pair: pair[0])
+        """See `Store`."""
+        found = sorted(self.series.get((entity, key), {}).items(), key=lambda pair: pair[0], reverse=newest_first)
         return [pair for pair in found if from_ms <= pair[0] < to_ms][:limit]
+
+    async def summary(self, entity: EntityId, key: str, from_ms: int, to_ms: int) -> Summary:
+        """See `Store`."""
+        values = [value for ts, value in self.series.get((entity, key), {}).items() if from_ms <= ts < to_ms]
+        whole = [value for value in values if type(value) is int]
+        real = [value for value in values if type(value) is float and value == value]
+        numbers = [*whole, *real]
+        return Summary(
+            len(values),
+            len(numbers),
+            sum(whole) + sum(real) if real else sum(whole),
+            min(numbers, default=None),
+            max(numbers, default=None),
+        )
 
     async def use(self) -> StoreUse:
         """Nothing is counted, and nothing is full."""

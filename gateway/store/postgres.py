@@ -18,7 +18,7 @@ from psycopg import sql
 from gateway.config import PostgresStore as PostgresConfig
 from gateway.domain.changes import UnitOfWork
 from gateway.domain.entity import EntityId
-from gateway.domain.telemetry import Attribute, Value
+from gateway.domain.telemetry import Attribute, Summary, Value
 from gateway.errors import ConfigError, RefusedError, RejectedError, TransientError
 from gateway.ports import FINISHED_RPCS, Clock, CloudEvents, Snapshot, StoreUse
 from gateway.store import tables
@@ -30,7 +30,7 @@ from gateway.store.postgres_text import decode_columns, encode_columns, escape, 
 from gateway.store.series import Series
 from gateway.store.sqlite_file import migrations
 from gateway.store.tables import DOCUMENTS, Table, delete_sql, forget_sql, insert_sql, park_sql, parked_away_sql
-from gateway.store.values import decode_json, device_of, profile_of, uuid_or_none
+from gateway.store.values import decode_json, device_of, profile_of, summary_of, uuid_or_none
 from gateway.supervise import Counters
 
 log = logging.getLogger(__name__)
@@ -60,6 +60,30 @@ WITH RECURSIVE slots(slot) AS (
 SELECT h.ts, h.kind, h.long_v, h.dbl_v, h.str_v FROM slots JOIN ts_kv h
 ON h.slot = slots.slot AND h.series_id = %(series)s AND h.ts >= %(from_ms)s AND h.ts < %(to_ms)s
 ORDER BY h.slot, h.ts LIMIT %(limit)s
+"""
+_NEWEST: Final = """
+WITH RECURSIVE slots(slot) AS (
+    SELECT max(slot) FROM ts_kv WHERE slot <= %(last)s
+    UNION ALL
+    SELECT (SELECT max(slot) FROM ts_kv WHERE slot < slots.slot) FROM slots WHERE slots.slot > %(first)s
+)
+SELECT h.ts, h.kind, h.long_v, h.dbl_v, h.str_v FROM slots JOIN ts_kv h
+ON h.slot = slots.slot AND h.series_id = %(series)s AND h.ts >= %(from_ms)s AND h.ts < %(to_ms)s
+ORDER BY h.slot DESC, h.ts DESC LIMIT %(limit)s
+"""
+_SUMMARY: Final = """
+WITH RECURSIVE slots(slot) AS (
+    SELECT min(slot) FROM ts_kv WHERE slot >= %(first)s
+    UNION ALL
+    SELECT (SELECT min(slot) FROM ts_kv WHERE slot > slots.slot) FROM slots WHERE slots.slot < %(last)s
+)
+SELECT count(*), count(whole), sum(whole), min(whole), max(whole), count(real), sum(real), min(real), max(real)
+FROM (
+    SELECT CASE WHEN h.kind = 1 THEN h.long_v END AS whole,
+        CASE WHEN h.kind = 2 AND h.dbl_v <> 'NaN' THEN h.dbl_v END AS real
+    FROM slots JOIN ts_kv h
+    ON h.slot = slots.slot AND h.series_id = %(series)s AND h.ts >= %(from_ms)s AND h.ts < %(to_ms)s
+) AS found
 """
 _WIPE: Final = (
     "DELETE FROM cloud_event_gap WHERE entity_type=%s AND entity_id=%s",
@@ -181,15 +205,29 @@ class PostgresStore:
         return {unescape(key): (ts_ms, decode_columns(*value)) for key, ts_ms, *value in rows}
 
     async def history(
-        self, entity: EntityId, key: str, from_ms: int, to_ms: int, limit: int
+        self, entity: EntityId, key: str, from_ms: int, to_ms: int, limit: int, *, newest_first: bool = False
     ) -> Sequence[tuple[int, Value]]:
-        """Oldest first."""
+        """See `Store`."""
+        named = self._interval(entity, key, from_ms, to_ms)
+        if named is None:
+            return []
+        rows = await self.fetch(_NEWEST if newest_first else _HISTORY, {**named, "limit": limit})
+        return [(ts_ms, decode_columns(*value)) for ts_ms, *value in rows]
+
+    async def summary(self, entity: EntityId, key: str, from_ms: int, to_ms: int) -> Summary:
+        """See `Store`."""
+        named = self._interval(entity, key, from_ms, to_ms)
+        if named is None:
+            return Summary()
+        ((count, wholes, total, *rest),) = await self.fetch(_SUMMARY, named)
+        return summary_of(count, wholes, int(total or 0), *rest)
+
+    def _interval(self, entity: EntityId, key: str, from_ms: int, to_ms: int) -> dict[str, int] | None:
         series_id = self._series.by_entity.get(entity, {}).get(key)
         if series_id is None:
-            return []
-        named = {"series": series_id, "from_ms": from_ms, "to_ms": to_ms, "limit": limit}
-        rows = await self.fetch(_HISTORY, {**named, "first": from_ms // SLOT_MS, "last": to_ms // SLOT_MS})
-        return [(ts_ms, decode_columns(*value)) for ts_ms, *value in rows]
+            return None
+        slots = {"first": from_ms // SLOT_MS, "last": to_ms // SLOT_MS}
+        return {"series": series_id, "from_ms": from_ms, "to_ms": to_ms, **slots}
 
     async def use(self) -> StoreUse:
         """About; from memory."""

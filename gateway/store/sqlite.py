@@ -20,7 +20,7 @@ from gateway.config import SqliteStore as SqliteConfig
 from gateway.domain.changes import UnitOfWork
 from gateway.domain.cloud_event import Lane
 from gateway.domain.entity import EntityId
-from gateway.domain.telemetry import Attribute, Value
+from gateway.domain.telemetry import Attribute, Summary, Value
 from gateway.errors import TransientError
 from gateway.ports import FINISHED_RPCS, Clock, CloudEvents, Snapshot, StoreUse
 from gateway.store import sqlite_file, tables
@@ -39,7 +39,7 @@ from gateway.store.tables import (
     park_sql,
     parked_away_sql,
 )
-from gateway.store.values import decode_json, decode_value, device_of, profile_of
+from gateway.store.values import decode_json, decode_value, device_of, profile_of, summary_of
 from gateway.store.worker import Worker
 from gateway.supervise import Counters
 
@@ -62,6 +62,32 @@ WITH RECURSIVE slots(slot) AS (
 SELECT h.ts, h.kind, h.value FROM slots CROSS JOIN ts_kv h
 ON h.slot = slots.slot AND h.series_id = :series AND h.ts >= :from_ms AND h.ts < :to_ms
 ORDER BY h.slot, h.ts LIMIT :limit
+"""
+_NEWEST: Final = """
+WITH RECURSIVE slots(slot) AS (
+    SELECT max(slot) FROM ts_kv WHERE slot <= :last
+    UNION ALL
+    SELECT (SELECT max(slot) FROM ts_kv WHERE slot < slots.slot) FROM slots WHERE slots.slot > :first
+)
+SELECT h.ts, h.kind, h.value FROM slots CROSS JOIN ts_kv h
+ON h.slot = slots.slot AND h.series_id = :series AND h.ts >= :from_ms AND h.ts < :to_ms
+ORDER BY h.slot DESC, h.ts DESC LIMIT :limit
+"""
+# sum() of integers fails when it leaves 64 bits: the halves of each cannot.
+_SUMMARY: Final = """
+WITH RECURSIVE slots(slot) AS (
+    SELECT min(slot) FROM ts_kv WHERE slot >= :first
+    UNION ALL
+    SELECT (SELECT min(slot) FROM ts_kv WHERE slot > slots.slot) FROM slots WHERE slots.slot < :last
+)
+SELECT count(*), count(whole), sum(whole >> 32), sum(whole & 4294967295), min(whole), max(whole),
+    count(real), total(real), min(real), max(real)
+FROM (
+    SELECT CASE WHEN h.kind = 1 THEN h.value END AS whole,
+        CASE WHEN h.kind = 2 AND typeof(h.value) = 'real' THEN h.value END AS real
+    FROM slots CROSS JOIN ts_kv h
+    ON h.slot = slots.slot AND h.series_id = :series AND h.ts >= :from_ms AND h.ts < :to_ms
+)
 """
 _WIPE: Final = (
     "DELETE FROM cloud_event_gap WHERE entity_type=? AND entity_id=?",
@@ -117,21 +143,26 @@ class SqliteStore:
         return await self._reader.call(lambda: self._latest(entity))
 
     async def history(
-        self, entity: EntityId, key: str, from_ms: int, to_ms: int, limit: int
+        self, entity: EntityId, key: str, from_ms: int, to_ms: int, limit: int, *, newest_first: bool = False
     ) -> Sequence[tuple[int, Value]]:
-        """Oldest first."""
+        """See `Store`."""
+        named = self._interval(entity, key, from_ms, to_ms)
+        if named is None:
+            return []
+        named["limit"] = limit
+        return await self._reader.call(lambda: self._history(_NEWEST if newest_first else _HISTORY, named))
+
+    async def summary(self, entity: EntityId, key: str, from_ms: int, to_ms: int) -> Summary:
+        """See `Store`."""
+        named = self._interval(entity, key, from_ms, to_ms)
+        return Summary() if named is None else await self._reader.call(lambda: self._summary(named))
+
+    def _interval(self, entity: EntityId, key: str, from_ms: int, to_ms: int) -> dict[str, int] | None:
         series_id = self._series.by_entity.get(entity, {}).get(key)
         if series_id is None:
-            return []
-        named = {
-            "series": series_id,
-            "first": from_ms // SLOT_MS,
-            "last": to_ms // SLOT_MS,
-            "from_ms": from_ms,
-            "to_ms": to_ms,
-            "limit": limit,
-        }
-        return await self._reader.call(lambda: self._history(named))
+            return None
+        slots = {"first": from_ms // SLOT_MS, "last": to_ms // SLOT_MS}
+        return {"series": series_id, "from_ms": from_ms, "to_ms": to_ms, **slots}
 
     async def use(self) -> StoreUse:
         """Pages in use."""
@@ -327,9 +358,15 @@ class SqliteStore:
             )
             return {key: (ts_ms, decode_value(kind, value)) for key, ts_ms, kind, value in rows}
 
-    def _history(self, named: dict[str, int]) -> list[tuple[int, Value]]:
+    def _history(self, sql: str, named: dict[str, int]) -> list[tuple[int, Value]]:
         with sqlite_file.translated(self._path):
-            return [(ts_ms, decode_value(kind, value)) for ts_ms, kind, value in self._read.execute(_HISTORY, named)]
+            return [(ts_ms, decode_value(kind, value)) for ts_ms, kind, value in self._read.execute(sql, named)]
+
+    def _summary(self, named: dict[str, int]) -> Summary:
+        with sqlite_file.translated(self._path):
+            count, wholes, upper, lower, *rest = self._read.execute(_SUMMARY, named).fetchone()
+        total = ((upper << 32) + lower) if wholes else 0
+        return summary_of(count, wholes, total, *rest)
 
 
 @contextlib.asynccontextmanager

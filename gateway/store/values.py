@@ -9,7 +9,7 @@ from uuid import UUID
 import orjson
 
 from gateway.domain.entity import Credentials, Device, DeviceProfile, Json
-from gateway.domain.telemetry import Value
+from gateway.domain.telemetry import Summary, Value
 from gateway.errors import RejectedError
 
 BOOLEAN, INTEGER, DOUBLE, TEXT, JSON_TEXT = range(5)
@@ -51,6 +51,29 @@ def decode_value(kind: int, scalar: Any) -> Value:
         return decoded
     result: Value = scalar
     return result
+
+
+def summary_of(
+    count: int,
+    wholes: int,
+    whole_total: int,
+    whole_low: int | None,
+    whole_high: int | None,
+    reals: int,
+    real_total: float | None,
+    real_low: float | None,
+    real_high: float | None,
+) -> Summary:
+    """From what a database has counted of whole numbers, and of the others, each for itself."""
+    lows = [low for low in (whole_low, real_low) if low is not None]
+    highs = [high for high in (whole_high, real_high) if high is not None]
+    return Summary(
+        count,
+        wholes + reals,
+        whole_total + (math.nan if real_total is None else real_total) if reals else whole_total,
+        min(lows, default=None),
+        max(highs, default=None),
+    )
 
 
 def encode_json(json: Json) -> str:

@@ -28,7 +28,7 @@ from gateway.domain.changes import (
 from gateway.domain.cloud_event import CloudEvent, EventStatus, Lane
 from gateway.domain.entity import Credentials, Device, DeviceProfile, EntityId, time_uuid
 from gateway.domain.rpc import RpcState
-from gateway.domain.telemetry import Attribute
+from gateway.domain.telemetry import Attribute, Summary
 from gateway.errors import RejectedError
 
 BOILER = EntityId("DEVICE", time_uuid())
@@ -216,6 +216,37 @@ async def test_every_kind_of_value_keeps_its_type(backend):
         assert ts_ms == 7
         assert isinstance(value, float)
         assert math.isnan(value)
+
+
+async def test_history_oldest_or_newest_first(backend):
+    minute = 60_000
+    async with backend.open() as store:
+        times = [1, 2, minute - 1, minute, 5 * minute, 5 * minute + 7]
+        await store.commit([[SaveTelemetry(BOILER, ts, {"t": n, "other": 0})] for n, ts in enumerate(times)])
+        whole = [(ts, n) for n, ts in enumerate(times)]
+        assert await store.history(BOILER, "t", 0, 6 * minute, 10) == whole
+        assert await store.history(BOILER, "t", 0, 6 * minute, 10, newest_first=True) == whole[::-1]
+        assert await store.history(BOILER, "t", 2, 5 * minute, 2) == whole[1:3]
+        assert await store.history(BOILER, "t", 2, 5 * minute, 2, newest_first=True) == [whole[3], whole[2]]
+        assert await store.history(BOILER, "t", 6 * minute, 7 * minute, 9, newest_first=True) == []
+        assert await store.history(BOILER, "no", 0, minute, 9, newest_first=True) == []
+
+
+async def test_summary_of_an_interval(backend):
+    big = 2**63 - 1
+    rows = {1: big, 2: big, 60_000: -(2**63), 120_000: -7, 120_001: "text", 120_002: True, 130_000: math.nan}
+    async with backend.open() as store:
+        await store.commit([[SaveTelemetry(BOILER, ts, {"t": value})] for ts, value in rows.items()])
+        assert await store.summary(BOILER, "t", 0, 200_000) == Summary(7, 4, 2 * big - 2**63 - 7, -(2**63), big)
+        assert await store.summary(BOILER, "t", 2, 60_000) == Summary(1, 1, big, big, big)
+        assert await store.summary(BOILER, "t", 120_001, 200_000) == Summary(3)
+        assert await store.summary(BOILER, "no", 0, 200_000) == Summary()
+        assert await store.summary(BOILER, "t", 500_000, 600_000) == Summary()
+        await store.commit([[SaveTelemetry(BOILER, 60_000, {"t": 0.5}), SaveTelemetry(BOILER, 60_001, {"t": -1})]])
+        mixed = await store.summary(BOILER, "t", 60_000, 70_000)
+        assert mixed == Summary(2, 2, -0.5, -1, 0.5)
+        assert type(mixed.total) is float
+        assert type((await store.summary(BOILER, "t", 0, 2)).total) is int
 
 
 async def test_snapshot_has_all_that_was_saved(durable):
