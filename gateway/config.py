@@ -397,6 +397,28 @@ class CloudConfig(Settings):
         return self
 
 
+class RuleRetryConfig(Settings):
+    """A node whose question fails for a moment asks again before it answers Failure."""
+
+    times: NonNegativeInt = Field(
+        0,
+        le=100,
+        description="0: Failure at once, as the queue Main of ThingsBoard. Its message, the later ones of that device"
+        " and their acknowledgements wait meanwhile.",
+    )
+    pause_s: PositiveFloat = Field(1.0, description="Doubles with each further try.")
+    max_pause_s: PositiveFloat = 30.0
+
+
+class RuleRecordConfig(Settings):
+    """Messages as they come to the rules, into files for `edge-gateway rules replay`."""
+
+    dir: Path | None = Field(None, description="Default: recordings in data_dir.")
+    max_bytes: int = Field(64 << 20, ge=1 << 16, description="Of all files; then the oldest file goes.")
+    devices: tuple[str, ...] = Field((), description="Only these, by name; with `profiles` too: one or the other.")
+    profiles: tuple[str, ...] = ()
+
+
 class RulesConfig(Settings):
     """Local rule chains."""
 
@@ -408,6 +430,14 @@ class RulesConfig(Settings):
     prefer_cloud: bool = Field(True, description="A root chain from the cloud takes the place of the local one.")
     script_memory_bytes: PositiveInt = 16 << 20
     script_timeout_ms: PositiveInt = 500
+    retry: RuleRetryConfig = Field(
+        RuleRetryConfig(),
+        description="When a node asks for something that is away for a moment (the store, another server): times 0 is"
+        " Failure at once, as in ThingsBoard's queue Main.",
+    )
+    record: RuleRecordConfig | None = Field(
+        None, description="{dir, max_bytes, devices, profiles}: record messages for `edge-gateway rules replay`."
+    )
 
 
 class TokenCredentials(Settings):

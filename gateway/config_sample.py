@@ -138,4 +138,6 @@ def _scalar(value: Any) -> str:
         value = str(value)
     elif isinstance(value, tuple):
         value = list(value)
+    elif isinstance(value, BaseModel):
+        value = value.model_dump(mode="json")
     return yaml.safe_dump(value, default_flow_style=True).removesuffix("\n...\n").strip()

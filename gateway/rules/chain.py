@@ -21,23 +21,40 @@ _LOCAL_IDS: Final = UUID("6f1f1d4e-8f0b-4d38-9a6e-5b1f0f9f7c11")
 
 
 @dataclass(frozen=True, slots=True)
+class DebugWish:
+    """Record what fails, everything, or everything until a time (UTC epoch, ms). Source: reference rule-engine §1.3."""
+
+    failures: bool = False
+    everything: bool = False
+    until_ms: int = 0
+
+
+NO_DEBUG: Final = DebugWish()
+
+
+@dataclass(frozen=True, slots=True)
 class NodeSpec:
-    """One node as it was written. `problem` is set when its configuration is no object."""
+    """One node as it was written. `problem` is set when its configuration is no object.
+
+    `debug` (`debugSettings`, or the older `debugMode`) is what to record of it: it changes nothing that the node does.
+    """
 
     type: str
     name: str
     version: int
     config: Mapping[str, Json]
     problem: str = ""
+    debug: DebugWish = field(default=NO_DEBUG, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
 class Connection:
-    """From one node to another; `label` in lower case, because relations compare ignoring case."""
+    """From one node to another; `label` in lower case, because relations compare ignoring case; `said` as written."""
 
     source: int
     target: int
     label: str
+    said: str = field(default="", compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +77,19 @@ def parse_document(tree: Json, name: str) -> list[ChainGraph]:
         ConfigError: `where` is the path inside the document: not a chain, an index that points to no node,
             a connection that leads back to where the message has been.
     """
+    graphs = parse_loosely(tree, name)
+    for graph in graphs:
+        if graph.remarks:
+            raise ConfigError(graph.name, graph.remarks[0])
+    return graphs
+
+
+def parse_loosely(tree: Json, name: str) -> list[ChainGraph]:
+    """The same; what a chain can live with is among its `remarks`.
+
+    Raises:
+        ConfigError: This is no chain at all.
+    """
     if not isinstance(tree, dict):
         raise ConfigError("(file)", "must be an object with 'ruleChain' and 'metadata'")
     if isinstance(tree.get("ruleChains"), list):
@@ -73,9 +103,6 @@ def parse_document(tree: Json, name: str) -> list[ChainGraph]:
         graphs = [parse_chain({}, tree, name, "")]
     else:
         raise ConfigError("(file)", "is no rule chain: 'metadata' (or 'nodes') is missing")
-    for graph in graphs:
-        if graph.remarks:
-            raise ConfigError(graph.name, graph.remarks[0])
     return graphs
 
 
@@ -152,6 +179,19 @@ def _parse_node(raw: Json, where: str) -> NodeSpec:
         version=version if isinstance(version, int) and not isinstance(version, bool) else 0,
         config=config if isinstance(config, dict) else {},
         problem="" if config is None or isinstance(config, dict) else "its configuration is no object",
+        debug=_parse_debug(raw),
+    )
+
+
+def _parse_debug(raw: Mapping[str, Json]) -> DebugWish:
+    wish = raw.get("debugSettings")
+    if not isinstance(wish, dict):
+        return DebugWish(everything=True) if raw.get("debugMode") is True else NO_DEBUG
+    until_ms = wish.get("allEnabledUntil")
+    return DebugWish(
+        failures=wish.get("failuresEnabled") is True,
+        everything=wish.get("allEnabled") is True,
+        until_ms=until_ms if isinstance(until_ms, int) else 0,
     )
 
 
@@ -173,7 +213,7 @@ def _parse_connections(raw: Json, count: int, where: str, remarks: list[str]) ->
         elif source == target:
             remarks.append(f"{place}: node {source} is connected to itself")
         else:
-            connections.append(Connection(source, target, label.lower()))
+            connections.append(Connection(source, target, label.lower(), label))
     return connections
 
 
@@ -194,7 +234,7 @@ def _add_legacy(
             remarks.append(f"{place}: there is no node {item.get('fromIndex')}; {count} nodes are counted from 0")
             continue
         target = entity_uuid(item.get("targetRuleChainId"))
-        connections.append(Connection(item["fromIndex"], len(nodes), item["type"].lower()))
+        connections.append(Connection(item["fromIndex"], len(nodes), item["type"].lower(), item["type"]))
         config = {"ruleChainId": str(target) if target else None}
         nodes.append(NodeSpec(INPUT_NODE, "Rule Chain Input", 1, config))
 

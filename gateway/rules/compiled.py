@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from typing import Final
 from uuid import UUID
 
@@ -13,7 +14,7 @@ from gateway.ports import Outcome
 from gateway.rules.chain import ChainGraph, NodeSpec
 from gateway.rules.node import REGISTRY, Answer, NodeEnv, NodeProblem, Run, Shared, read_config, short_type
 from gateway.rules.upgrade import upgraded
-from gateway.rules.watch import Observer, watched
+from gateway.rules.watch import Observer, joined, watched
 
 log = logging.getLogger(__name__)
 
@@ -23,7 +24,22 @@ MAX_PROBLEMS: Final = 100
 class CompiledNode:
     """One node. `edges` holds no empty entries; labels are in lower case."""
 
-    __slots__ = ("_run", "chain", "edges", "failures", "messages", "name", "observer", "run", "type")
+    __slots__ = (
+        "_debugger",
+        "_left",
+        "_run",
+        "_watcher",
+        "chain",
+        "edges",
+        "failures",
+        "messages",
+        "name",
+        "observer",
+        "run",
+        "timed",
+        "timed_s",
+        "type",
+    )
 
     def __init__(self, chain: CompiledChain, spec: NodeSpec) -> None:
         self.chain = chain
@@ -33,12 +49,47 @@ class CompiledNode:
         self.failures = 0
         self.run: Run = chain.start(self, spec)
         self._run = self.run
+        self._watcher: Observer | None = None
+        self._debugger: Observer | None = None
         self.observer: Observer | None = None
+        self.timed, self.timed_s = 0, 0.0
+        self._left = 0
 
     def watch(self, observer: Observer | None) -> None:
         """Tell the observer of every answer; None: nobody looks any more."""
-        self.observer = observer
-        self.run = self._run if observer is None else watched(self, self._run, observer)
+        self._watcher = observer
+        self._wire()
+
+    def debug(self, observer: Observer | None) -> None:
+        """The same for who records debug events; both may look."""
+        if observer is not self._debugger:
+            self._debugger = observer
+            self._wire()
+
+    def measure(self, messages: int) -> None:
+        """Take the time of the next so many messages (`timed`, `timed_s`), without what they wait for."""
+        self._left = messages
+        self._wire()
+
+    def _wire(self) -> None:
+        """Whatever nobody wants costs nothing."""
+        self.observer = joined(self._watcher, self._debugger)
+        run = self._run if self.observer is None else watched(self, self._run, self.observer)
+        self.run = self._measured(run) if self._left > 0 else run
+
+    def _measured(self, run: Run) -> Run:
+        def measure(msg: Message, out: Outcome) -> Answer:
+            started_s = time.perf_counter()
+            try:
+                return run(msg, out)
+            finally:
+                self.timed_s += time.perf_counter() - started_s
+                self.timed += 1
+                self._left -= 1
+                if self._left <= 0:
+                    self._wire()
+
+        return measure
 
 
 class CompiledChain:
@@ -59,6 +110,8 @@ class CompiledChain:
             edges = self.nodes[connection.source].edges
             edges[connection.label] = (*edges.get(connection.label, ()), self.nodes[connection.target])
         self.first = self.nodes[graph.first] if graph.first is not None else None
+        self.is_ended = False
+        self.successor: CompiledChain | None = None
 
     def start(self, node: CompiledNode, spec: NodeSpec) -> Run:
         """The node's function; one that refuses everything when it cannot start."""
@@ -91,9 +144,19 @@ class CompiledChain:
         for node in self.nodes:
             node.watch(observer)
 
-    def end(self) -> None:
+    def end(self, successor: CompiledChain | None = None) -> None:
         """Another version takes its place, or none: nothing in it acts by itself any more."""
+        self.is_ended, self.successor = True, successor
         self._shared.timers.disarm_all(set(self.nodes))
+
+    def counterpart(self, node: CompiledNode) -> CompiledNode | None:
+        """The node here that has the place of one of an earlier version: same class, same name, same turn among those
+        (ids change with every update of a chain).
+        """
+        alike = [one for one in node.chain.nodes if (one.type, one.name) == (node.type, node.name)]
+        here = [one for one in self.nodes if (one.type, one.name) == (node.type, node.name)]
+        turn = alike.index(node)
+        return here[turn] if turn < len(here) else None
 
     def _note(self, node: CompiledNode | None, text: str) -> None:
         problem = NodeProblem(self.name, node.name if node else "", node.type if node else "", text)

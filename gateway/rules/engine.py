@@ -104,7 +104,7 @@ class RuleEngine:
             for graph in _read_file(more):
                 self._add_local(local, graph, FILE, more)
         for chain in self._local.values():
-            chain.end()
+            chain.end(local.get(chain.id))
         self._local, self._local_root = local, local[root.id]
         self._choose()
 
@@ -161,9 +161,12 @@ class RuleEngine:
         # Root or not changes nothing inside. The cloud repeats its chains with every sync: state is kept.
         graph = replace(graph, is_root=False, id=UUID(held.head["id"]))
         if held.compiled is None or held.compiled.graph != graph:
-            if held.compiled is not None:
-                held.compiled.end()
+            former = held.compiled
+            if former is not None:
+                former.end()  # before the new one takes over what it holds
             held.compiled = CompiledChain(graph, CLOUD, self._shared, self._observer)
+            if former is not None:
+                former.end(held.compiled)
 
     def _choose(self) -> None:
         """Who is known, who is root. A new root ends the claims of earlier ones: an edge has one."""

@@ -30,6 +30,8 @@ MAX_EXECUTIONS: Final = 10_000
 
 MAX_ERROR_CHARS: Final = 300
 
+GONE: Final = "the chain was changed while a message waited here, and has no such node any more; the message ends"
+
 
 class Frame(NamedTuple):
     """An input node that was passed, and those before it."""
@@ -71,6 +73,8 @@ class Walker:
                 if type(answer) is str:
                     targets = node.edges.get(answer)
                     if targets is None:
+                        if answer == FAILURE:
+                            self._deliver(node, Routed((FAILURE,), (msg,)), frame, waiting, out)
                         break
                     if len(targets) == 1:
                         node = targets[0]
@@ -97,18 +101,31 @@ class Walker:
             self._run(waiting, out)
 
     async def _ask(self, node: CompiledNode, later: Later, msg: Message, frame: Frame | None) -> Outcome:
-        """The node's answer, awaited, and the way on from there."""
-        out = Outcome()
+        """The node's answer, awaited, and the way on from there. A `TransientError` is tried again, `rules.retry`."""
+        retry = self._shared.config.retry
+        tries, pause_s = retry.times, retry.pause_s
         answer: Answer
-        try:
-            answer = await later.ask(out)
-        except Exception as error:
-            answer = self._failed(msg, error)
+        while True:
+            out = Outcome()
+            try:
+                answer = await later.ask(out)
+                break
+            except Exception as error:
+                if not isinstance(error, TransientError) or tries <= 0:
+                    answer = self._failed(msg, error)
+                    break
+            tries -= 1
+            self._shared.counters.add("rules.retries")
+            await self._shared.clock.sleep(pause_s)
+            pause_s = min(2 * pause_s, retry.max_pause_s)
         waiting: list[Step] = []
         if type(answer) is str:
             answer = Routed((answer,), (msg,))
-        if answer is not None:
-            self._route(node, answer, msg, frame, waiting, out)
+        here = _now(node)
+        if here is None:
+            out.errors.append(_failure(node, GONE))
+        elif answer is not None:
+            self._route(here, answer, msg, frame, waiting, out)
         self._run(waiting, out)
         return out
 
@@ -127,9 +144,14 @@ class Walker:
         elif isinstance(answer, Enter):
             self._enter(node, answer, msg, frame, waiting, out)
         elif isinstance(answer, Leave):
-            if frame is not None:
-                text = f"failed in the chain {node.chain.name!r}"
-                self._deliver(frame.node, Routed((answer.label,), (msg,), text), frame.parent, waiting, out)
+            if frame is None:
+                return
+            entered = _now(frame.node)
+            if entered is None:
+                out.errors.append(_failure(frame.node, GONE))
+                return
+            text = f"failed in the chain {node.chain.name!r}"
+            self._deliver(entered, Routed((answer.label,), (msg,), text), frame.parent, waiting, out)
         elif isinstance(answer, Call):
             out.calls.append(RuleCall(answer.request, lambda response: self._resume(node, msg, response)))
         elif isinstance(answer, Later):
@@ -182,9 +204,21 @@ class Walker:
             ts_ms=self._shared.clock.now_ms(),
         )
         waiting: list[Step] = []
-        self._deliver(node, Routed((FAILURE if error else SUCCESS,), (reply,), error), None, waiting, out)
+        here = _now(node)
+        if here is None:
+            out.errors.append(_failure(node, GONE))
+            return out
+        self._deliver(here, Routed((FAILURE if error else SUCCESS,), (reply,), error), None, waiting, out)
         self._run(waiting, out)
         return out
+
+
+def _now(node: CompiledNode) -> CompiledNode | None:
+    """The node that has this one's place, after its chain was sent anew while a message waited in it."""
+    at: CompiledNode | None = node
+    while at is not None and at.chain.is_ended:
+        at = None if at.chain.successor is None else at.chain.successor.counterpart(at)
+    return at
 
 
 def _parsed(text: str | None) -> Any:

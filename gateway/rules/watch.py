@@ -32,6 +32,18 @@ class Step:
 Observer = Callable[[Step], None]
 
 
+def joined(one: Observer | None, other: Observer | None) -> Observer | None:
+    """Both are told."""
+    if one is None or other is None:
+        return one or other
+
+    def tell(step: Step) -> None:
+        one(step)
+        other(step)
+
+    return tell
+
+
 def watched(node: CompiledNode, run: Run, observer: Observer) -> Run:
     """`run`, and the observer is told of each answer."""
 
