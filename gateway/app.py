@@ -105,6 +105,7 @@ class Gateway:
             _restore_chains(rules, snapshot)
             rules.settle()
             pipeline = Pipeline(rules, committer, state, counters)
+            pipeline.on_settled = rules.settled
             rooms.push_async_callback(pipeline.close)
             rpc = RpcDesk(pipeline, state, clock, counters, config.rpc.strategy)
             inlet = Inlet(state, pipeline, committer, rpc, clock, counters)

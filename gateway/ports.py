@@ -515,6 +515,7 @@ class RawLine(Protocol):
 
     async def raw(self, request: RawRequest) -> bytes:
         """The PDU of the answer, which may be an exception answer; b"" when it went to all units, who do not answer.
+        On a line without units and PDUs: bytes out, bytes in, of `unit` "".
 
         TransientError: no answer; BusLost: nobody can be reached; RejectedError: it cannot travel on this line.
         A request that writes is sent once, and may have arrived when no answer came.
@@ -548,6 +549,26 @@ class Listener(Protocol):
 
     def line(self) -> Mapping[str, Json]:
         """What has been seen on the line, for a person."""
+        ...
+
+
+@runtime_checkable
+class ToldBeforehand(Protocol):
+    """What a `Listener` has besides when it knows what will be said."""
+
+    def unasked(self) -> Sequence[tuple[str, PollPoint]]:
+        """Unit and point of all that no poll reads."""
+        ...
+
+
+@runtime_checkable
+class TracesLine(Protocol):
+    """What a driver has besides `Driver` when a person can look on."""
+
+    def trace(self, after: int) -> Sequence[Mapping[str, Json]]:
+        """What passed on the line behind this number, in rows of `n`, `ts_ms`, `what` (`sent`, `came`, `read`, `bad`,
+        `unknown`), `data` (hexadecimal) and `text`. Bounded; kept while somebody asks again and again.
+        """
         ...
 
 
@@ -891,6 +912,25 @@ class SeriesReader(Protocol):
 
     async def summary(self, entity: EntityId, key: str, from_ms: int, to_ms: int) -> Summary:
         """Of `from_ms` ≤ time < `to_ms`, in one pass: nothing of it is held in memory."""
+        ...
+
+
+class AlarmBook(Protocol):
+    """Alarms as they will be when everything under way is durable. Implemented by the rules.
+
+    Who writes an alarm asks here what it is now, and tells of the changes before anything else runs.
+    """
+
+    def alarm(self, key: str) -> Json | None:
+        """By its id as text; None when there is none."""
+        ...
+
+    def open_alarm(self, originator: EntityId, alarm_type: str) -> tuple[str, Json] | None:
+        """Id and JSON of the alarm of this originator and type that is not cleared."""
+        ...
+
+    def note(self, changes: Iterable[Change]) -> None:
+        """These are on their way to the disk, those of alarms among them."""
         ...
 
 

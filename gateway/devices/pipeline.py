@@ -37,6 +37,7 @@ class Pipeline:
         self.on_call: Callable[[RuleCall], None] = _nobody
         self.on_reply: Callable[[RuleReply], None] = _nobody
         self.on_error: Callable[[str], None] = _nobody  # a message has failed
+        self.on_settled: Callable[[Sequence[Change]], None] = _nobody  # a unit that changes state is durable, or lost
         self._complained: set[str] = set()
         self.held = Held()
         self.on_submit: Callable[[Receipt, Sequence[Change]], None] | None = None
@@ -178,6 +179,7 @@ class Pipeline:
     def _follow(self, done: Receipt, changes: Sequence[Change]) -> None:
         if not done.cancelled() and done.exception() is None:
             self._state.apply(changes)
+        self.on_settled(changes)
 
     def _afterwards(self, done: Receipt, later: Outcome) -> None:
         if done.cancelled() or done.exception() is not None:

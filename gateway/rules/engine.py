@@ -19,7 +19,7 @@ from gateway.domain.changes import Change
 from gateway.domain.entity import EntityId, Json
 from gateway.domain.message import Message
 from gateway.errors import ConfigError
-from gateway.ports import Clock, Outcome, SeriesReader, StateReader
+from gateway.ports import AlarmBook, Clock, Outcome, SeriesReader, StateReader
 from gateway.rules.chain import ChainGraph, parse_chain, parse_document
 from gateway.rules.compiled import CompiledChain
 from gateway.rules.node import Enter, NodeProblem, Shared
@@ -223,6 +223,15 @@ class RuleEngine:
             return None
         self._walker.fire(timer, out)
         return out
+
+    @property
+    def alarms(self) -> AlarmBook:
+        """For whoever else writes alarms."""
+        return self._shared.alarms
+
+    def settled(self, changes: Iterable[Change]) -> None:
+        """A unit of work is durable, or never will be."""
+        self._shared.alarms.settled(changes)
 
     # ── messages ──
 

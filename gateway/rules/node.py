@@ -31,6 +31,7 @@ from gateway.domain.message import Message
 from gateway.domain.rpc import RpcRequest
 from gateway.errors import RejectedError
 from gateway.ports import Clock, Outcome, SeriesReader, StateReader
+from gateway.rules.alarms import Alarms
 from gateway.rules.kept import Keeping, Kept
 from gateway.rules.timers import Fire, Timer, Timers
 from gateway.supervise import Counters
@@ -47,11 +48,15 @@ LAST_MS: Final = 253_402_300_799_999
 
 @dataclass(slots=True)
 class Routed:
-    """These messages by these relations (lower case). `error` is the text of a `failure`."""
+    """These messages by these relations (lower case). `error` is the text of a `failure`.
+
+    `also` goes first: other messages by other relations.
+    """
 
     labels: Sequence[str]
     messages: Sequence[Message]
     error: str = ""
+    also: Sequence[Routed] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,6 +139,7 @@ class Shared:
     def __init__(self, state: StateReader, config: RulesConfig, clock: Clock, counters: Counters) -> None:
         self.state, self.config, self.clock, self.counters = state, config, clock, counters
         self.keeping, self.timers = Keeping(), Timers()
+        self.alarms = Alarms(state, clock, counters)
         self.series: SeriesReader | None = None  # for nodes that answer `Later`; None where chains are only checked
         self.script_s = 0.0  # what the scripts of the message under way have taken
         self.written: Recent = Recent(10_000)  # attributes on their way to the disk

@@ -24,7 +24,7 @@ from gateway.errors import RejectedError
 from gateway.rules.node import Shared, changed
 from gateway.rules.prelude import PRELUDE
 
-Kind = Literal["filter", "switch", "transform", "log"]
+Kind = Literal["filter", "switch", "transform", "log", "details"]
 
 MAX_SCRIPT_CHARS: Final = 50_000
 MAX_RESULT_CHARS: Final = 300_000
@@ -38,6 +38,8 @@ _RUNNERS: Final[dict[Kind, str]] = {
     "filter": "(d, m, t) => user(parse(d), parse(m), t)",
     "log": "(d, m, t) => { const r = user(parse(d), parse(m), t);"
     " return typeof r === 'string' || !isTbel ? r : stringify(r); }",
+    "details": "(d, m, t) => { const r = user(parse(d), parse(m), t);"
+    " return r === undefined ? 'null' : stringify(r); }",
     "switch": """(d, m, t) => {
         let r = user(parse(d), parse(m), t);
         if (r instanceof Set) { r = [...r]; }
@@ -112,12 +114,22 @@ class Script:
             raise RejectedError(f"the script must give a text, not {_described(result)}")
         return result
 
+    def details(self, msg: Message) -> Json:
+        """An alarm's details: any JSON. RejectedError: the script failed, or gave a function."""
+        result = self._call(msg)
+        if type(result) is not str:
+            raise RejectedError("the script must give details that are JSON")
+        return self._loaded(result)
+
     def _json(self, msg: Message) -> Any:
         result = self._call(msg)
         if type(result) is not str:
             raise RejectedError(f"the script gave {_described(result)}")
         if not result.startswith("["):
             raise RejectedError(f"the script must give {result}")
+        return self._loaded(result)
+
+    def _loaded(self, result: str) -> Any:
         if len(result) > MAX_RESULT_CHARS:
             raise RejectedError(f"the script's result is longer than {MAX_RESULT_CHARS} characters")
         try:

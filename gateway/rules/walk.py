@@ -171,6 +171,8 @@ class Walker:
             # The last in is the first out: branches are walked in the order of the connections.
             for msg in reversed(answer.messages):
                 waiting += [(target, copied(msg), frame) for target in reversed(targets)]
+        for more in reversed(answer.also):
+            self._deliver(node, more, frame, waiting, out)
 
     def _enter(
         self, node: CompiledNode, wish: Enter, msg: Message, frame: Frame | None, waiting: list[Step], out: Outcome

@@ -85,6 +85,9 @@ def seen(node: CompiledNode, msg: Message | None, answer: Answer, took_s: float 
         labels, messages = (answer,), (msg,) if msg is not None else ()
     elif isinstance(answer, Routed):
         labels, messages, error = answer.labels, answer.messages, answer.error
+        if answer.also:
+            labels = [*(label for more in answer.also for label in more.labels), *labels]
+            messages = [*(message for more in answer.also for message in more.messages), *messages]
     elif isinstance(answer, Leave):
         labels = (answer.label,)
     elif isinstance(answer, Enter):

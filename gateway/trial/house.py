@@ -143,6 +143,7 @@ class Trial:
         self.engine.settle()
         self.engine.watch(self._steps.append)
         self.pipeline = Pipeline(self.engine, self._committer, self.state, self._counters)
+        self.pipeline.on_settled = self.engine.settled
         self.pipeline.on_error = self._errors.append
         self.pipeline.on_call = self._calls.append
         self.pipeline.on_reply = self._replies.append

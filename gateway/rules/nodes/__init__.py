@@ -2,10 +2,12 @@
 
 from gateway.rules.nodes import (
     action,
+    alarm,
     edge,
     enrichment,
     filter,
     flow,
+    math,
     rpc,
     telemetry,
     timed,
@@ -15,10 +17,12 @@ from gateway.rules.nodes import (
 
 __all__ = [
     "action",
+    "alarm",
     "edge",
     "enrichment",
     "filter",
     "flow",
+    "math",
     "rpc",
     "telemetry",
     "timed",
