@@ -2,6 +2,7 @@
 
 from gateway.rules.nodes import (
     action,
+    aggregate,
     alarm,
     edge,
     enrichment,
@@ -17,6 +18,7 @@ from gateway.rules.nodes import (
 
 __all__ = [
     "action",
+    "aggregate",
     "alarm",
     "edge",
     "enrichment",
