@@ -35,6 +35,7 @@ class CompiledNode:
         "messages",
         "name",
         "observer",
+        "problem",
         "run",
         "timed",
         "timed_s",
@@ -47,6 +48,7 @@ class CompiledNode:
         self.edges: dict[str, tuple[CompiledNode, ...]] = {}
         self.messages = 0
         self.failures = 0
+        self.problem = ""  # why it answers Failure to everything
         self.run: Run = chain.start(self, spec)
         self._run = self.run
         self._watcher: Observer | None = None
@@ -118,7 +120,7 @@ class CompiledChain:
         try:
             return self._made(node, spec)
         except RejectedError as error:
-            text = str(error)
+            text = node.problem = str(error)
             self._note(node, text)
         return _refusing(text)
 

@@ -7,6 +7,7 @@ it names are compared; an error that is not expected is always a mismatch.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -21,6 +22,10 @@ from gateway.trial.house import Result, Trial
 KEYS: Final = frozenset(
     {"path", "saved", "attributes", "deleted", "pushed", "entities", "calls", "replies", "errors", "problems"}
 )
+
+
+_MISUSE: Final = (RejectedError, ValueError, KeyError, TypeError, AttributeError)
+"""What a line of another shape than it should be raises."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,17 +61,26 @@ def read_case(folder: Path) -> Case:
         raise ConfigError(str(chain), "is missing")
     setup = read_lines(folder / "setup.jsonl") if (folder / "setup.jsonl").exists() else []
     messages, expected = read_lines(folder / "messages.jsonl"), read_lines(folder / "expected.jsonl")
+    check_expected(expected, messages, folder / "expected.jsonl")
+    return Case(folder.name, chain, setup, messages, expected)
+
+
+def check_expected(expected: Sequence[Json], messages: Sequence[Json], path: Path) -> None:
+    """Raises `ConfigError`: not a line for each message, or a key that does not exist."""
     if len(messages) != len(expected):
-        raise ConfigError(
-            str(folder / "expected.jsonl"), f"has {len(expected)} lines, and messages.jsonl has {len(messages)}"
-        )
+        raise ConfigError(str(path), f"has {len(expected)} lines, and the messages have {len(messages)}")
     for number, line in enumerate(expected, 1):
         if unknown := sorted(line.keys() - KEYS):
             raise ConfigError(
-                f"{folder / 'expected.jsonl'}, line {number}",
-                f"{unknown[0]!r} is not known; there are {', '.join(sorted(KEYS))}",
+                f"{path}, line {number}", f"{unknown[0]!r} is not known; there are {', '.join(sorted(KEYS))}"
             )
-    return Case(folder.name, chain, setup, messages, expected)
+
+
+def find_cases(folder: Path) -> list[Path]:
+    """The folder itself, or the folders in it that hold a `chain.json`; none: it is no folder of cases."""
+    if (folder / "chain.json").exists():
+        return [folder]
+    return sorted(path.parent for path in folder.glob("*/chain.json"))
 
 
 def read_lines(path: Path) -> list[Json]:
@@ -95,27 +109,55 @@ def read_lines(path: Path) -> list[Json]:
 
 async def run_case(case: Case) -> tuple[list[Result], list[Mismatch]]:
     """Each line's result, and what is not as expected."""
+    results = await walk(case)
+    return results, compare(case.expected, results)
+
+
+async def walk(case: Case) -> list[Result]:
+    """Each line's result. Raises `ConfigError`: the chain, or a line, cannot be used."""
     async with Trial(RulesConfig(root_chain=case.chain)) as trial:
         problems = [str(problem) for problem in trial.engine.problems()]
         if not any("device" in thing for thing in case.setup):
             await trial.set_up({"device": "Device"})
-        for thing in case.setup:
-            await trial.set_up(thing)
+        for number, thing in enumerate(case.setup, 1):
+            try:
+                await trial.set_up(thing)
+            except _MISUSE as error:
+                raise ConfigError(f"{case.name}, set-up, line {number}", _said(error)) from None
         results: list[Result] = []
-        mismatches: list[Mismatch] = []
-        for number, (line, expected) in enumerate(zip(case.messages, case.expected, strict=True), 1):
+        for number, line in enumerate(case.messages, 1):
             try:
                 result = await trial.send(line)
-            except (RejectedError, ValueError, KeyError) as error:
-                raise ConfigError(f"{case.name}, messages.jsonl, line {number}", str(error)) from None
+            except _MISUSE as error:
+                raise ConfigError(f"{case.name}, messages, line {number}", _said(error)) from None
             if number == 1 and problems:
                 result["problems"] = problems
             results.append(result)
-            for key in sorted({*expected, "errors"} | ({"problems"} if number == 1 else set())):
-                wanted, got = expected.get(key, []), result.get(key, [])
-                if not _fits(wanted, got):
-                    mismatches.append(Mismatch(number, key, wanted, got))
-        return results, mismatches
+        return results
+
+
+def compare(expected: Sequence[Json], results: Sequence[Result]) -> list[Mismatch]:
+    """What is not as expected. An error that nobody expects always is a mismatch, and so is a problem of the chain."""
+    mismatches: list[Mismatch] = []
+    for number, (wish, result) in enumerate(zip(expected, results, strict=True), 1):
+        for key in sorted({*wish, "errors"} | ({"problems"} if number == 1 else set())):
+            wanted, got = wish.get(key, []), result.get(key, [])
+            if not _fits(wanted, got):
+                mismatches.append(Mismatch(number, key, wanted, got))
+    return mismatches
+
+
+def agreed(one: Json, other: Json) -> Json:
+    """What two walks have in common; `"*"` where they differ (an id that is made anew each time)."""
+    if isinstance(one, dict) and isinstance(other, dict) and one.keys() == other.keys():
+        return {key: agreed(value, other[key]) for key, value in one.items()}
+    if isinstance(one, list) and isinstance(other, list) and len(one) == len(other):
+        return [agreed(value, twin) for value, twin in zip(one, other, strict=True)]
+    return one if one == other else "*"
+
+
+def _said(error: Exception) -> str:
+    return f"{error} is missing" if isinstance(error, KeyError) else str(error)
 
 
 def _fits(wanted: Json, got: Json) -> bool:

@@ -39,6 +39,7 @@ from gateway.store.memory import MemoryStore
 from gateway.supervise import Counters
 
 START_MS: Final = 1_700_000_000_000
+_PATIENCE_S: Final = 0.05  # of real time, then whoever sleeps is woken
 _IDS: Final = UUID("3b0a6d0e-4d5e-11ef-8a9b-0c1d2e3f4a5b")
 
 Result = dict[str, Any]
@@ -66,6 +67,11 @@ class TrialClock:
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         heapq.heappush(self._sleepers, (self._monotonic_s + max(0.0, delay_s), next(self._order), future))
         await future
+
+    @property
+    def next_s(self) -> float | None:
+        """When the first who sleeps wakes."""
+        return self._sleepers[0][0] if self._sleepers else None
 
     def advance(self, to_s: float) -> None:
         """Time passes; who sleeps so long wakes."""
@@ -266,7 +272,9 @@ class Trial:
         await asyncio.sleep(0)
 
     async def _settled(self, receipt: Receipt) -> None:
-        await asyncio.wait([receipt])
+        while not (await asyncio.wait([receipt], timeout=_PATIENCE_S))[0]:
+            if (wakes_s := self.clock.next_s) is not None:  # a node that waits for its next try
+                self.clock.advance(wakes_s)
         if (error := receipt.exception()) is not None:
             self._errors.append(f"not stored: {error}")
 
