@@ -44,7 +44,7 @@ def test_formulas(text, numbers, expected):
         ("(1", "a ')' is missing"),
         ("1)", "there is no '(' to it"),
         ("sin 1", "a '(' is missing behind sin"),
-        ("power", "'power' is neither an argument nor a function"),
+        ("volt", "'volt' is neither an argument nor a function"),
         ("pow(1)", "pow takes 2, not 1 arguments"),
         ("sin(1, 2)", "sin takes 1, not 2 arguments"),
         ("(1, 2)", "between arguments of a function only"),
