@@ -44,6 +44,7 @@ _ELSEWHERE: Mapping[str, tuple[str, str]] = {
     "import": ("gateway.cli_import", "import_"),
     "mappings": ("gateway.cli_mappings", "mappings"),
     "resend": ("gateway.cli_events", "resend"),
+    "rules": ("gateway.cli_rules", "rules"),
     "sync": ("gateway.cli_sync", "sync"),
 }
 """Commands with a module of their own, imported when they are called or listed."""

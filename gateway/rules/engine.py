@@ -307,13 +307,18 @@ class RuleEngine:
 DEFAULT_CHAIN: Final = "default_chain.json"
 
 
-def _read_file(path: Path) -> list[ChainGraph]:
+def read_tree(path: Path) -> Json:
+    """The JSON of a file. Raises `ConfigError` with the file."""
     try:
-        tree = orjson.loads(path.read_bytes())
+        return orjson.loads(path.read_bytes())
     except OSError as error:
         raise ConfigError(str(path), f"cannot be read: {error.strerror}") from None
     except orjson.JSONDecodeError as error:
         raise ConfigError(str(path), f"is no JSON: {error}") from None
+
+
+def _read_file(path: Path) -> list[ChainGraph]:
+    tree = read_tree(path)
     try:
         return parse_document(tree, path.stem)
     except ConfigError as error:

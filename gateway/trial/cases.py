@@ -142,7 +142,7 @@ def compare(expected: Sequence[Json], results: Sequence[Result]) -> list[Mismatc
     for number, (wish, result) in enumerate(zip(expected, results, strict=True), 1):
         for key in sorted({*wish, "errors"} | ({"problems"} if number == 1 else set())):
             wanted, got = wish.get(key, []), result.get(key, [])
-            if not _fits(wanted, got):
+            if not fits(wanted, got):
                 mismatches.append(Mismatch(number, key, wanted, got))
     return mismatches
 
@@ -160,14 +160,14 @@ def _said(error: Exception) -> str:
     return f"{error} is missing" if isinstance(error, KeyError) else str(error)
 
 
-def _fits(wanted: Json, got: Json) -> bool:
+def fits(wanted: Json, got: Json) -> bool:
     """Equal; of objects only what is named is looked at, and `"*"` is anything."""
     if wanted == "*":
         return True
     if isinstance(wanted, dict) and isinstance(got, dict):
-        return all(key in got and _fits(value, got[key]) for key, value in wanted.items())
+        return all(key in got and fits(value, got[key]) for key, value in wanted.items())
     if isinstance(wanted, list) and isinstance(got, list):
-        return len(wanted) == len(got) and all(map(_fits, wanted, got))
+        return len(wanted) == len(got) and all(map(fits, wanted, got))
     if isinstance(wanted, str) and isinstance(got, str) and wanted.endswith("…"):
         return got.startswith(wanted[:-1])
     return bool(wanted == got) and isinstance(wanted, bool) == isinstance(got, bool)
