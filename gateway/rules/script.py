@@ -24,7 +24,7 @@ from gateway.errors import RejectedError
 from gateway.rules.node import Shared, changed
 from gateway.rules.prelude import PRELUDE
 
-Kind = Literal["filter", "switch", "transform", "log", "details"]
+Kind = Literal["filter", "switch", "transform", "log", "details", "generator"]
 
 MAX_SCRIPT_CHARS: Final = 50_000
 MAX_RESULT_CHARS: Final = 300_000
@@ -68,6 +68,9 @@ _RUNNERS: Final[dict[Kind, str]] = {
         return stringify(out);
     }""",
 }
+_RUNNERS["generator"] = _RUNNERS["transform"]
+_PARAMETERS: Final = "msg, metadata, msgType"
+_OF_GENERATOR: Final = "prevMsg, prevMetadata, prevMsgType"
 _TRACE_LINE: Final = re.compile(r"<input>:(\d+)")
 
 
@@ -199,7 +202,8 @@ class Script:
                 "((parse, stringify, isArray, keysOf, asText, isTbel) => user => " + _RUNNERS[self._kind] + ")"
                 f"(JSON.parse, JSON.stringify, Array.isArray, Object.keys, String, {str(self._is_tbel).lower()})"
             )
-            user = context.eval(f"(function (msg, metadata, msgType) {{\n{self._body}\n}})")
+            parameters = _OF_GENERATOR if self._kind == "generator" else _PARAMETERS
+            user = context.eval(f"(function ({parameters}) {{\n{self._body}\n}})")
             self._run = make(user)
         except quickjs.JSException as error:
             message, _, trace = str(error).partition("\n")

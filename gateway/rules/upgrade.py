@@ -69,6 +69,22 @@ def _keys(place: str, second_name: str) -> Callable[[Config, int], None]:
     return upgrade
 
 
+def _generator(config: Config, version: int) -> None:
+    if version < 2 and not (config.get("originatorType") and config.get("originatorId")):
+        config["originatorType"] = "RULE_NODE"
+
+
+def _swapped_relation(config: Config, version: int) -> None:
+    if version < 1 and "entityCacheExpiration" in config:
+        del config["entityCacheExpiration"]
+        config["direction"] = "TO" if config.get("direction", "FROM") == "FROM" else "FROM"
+
+
+def _geofencing_events(config: Config, version: int) -> None:
+    if version < 1:
+        config["reportPresenceStatusOnEachMessage"] = False
+
+
 def _input(config: Config, version: int) -> None:
     if version < 1:
         config["forwardMsgToDefaultRuleChain"] = False
@@ -83,4 +99,8 @@ _UPGRADES: Final[Mapping[str, Callable[[Config, int], None]]] = {
     "transform.TbRenameKeysNode": _keys("renameIn", "fromMetadata"),
     "transform.TbDeleteKeysNode": _keys("deleteFrom", "dataToFetch"),
     "flow.TbRuleChainInputNode": _input,
+    "debug.TbMsgGeneratorNode": _generator,
+    "action.TbCreateRelationNode": _swapped_relation,
+    "action.TbDeleteRelationNode": _swapped_relation,
+    "geo.TbGpsGeofencingActionNode": _geofencing_events,
 }

@@ -25,6 +25,7 @@ from gateway.domain.changes import (
     SaveDevice,
     SaveEntity,
     SaveProfile,
+    SaveSetting,
     SaveTelemetry,
     UnitOfWork,
 )
@@ -202,8 +203,11 @@ class Trial:
             key = f"{ends['from'].id}|{ends['to'].id}|{json['type']}"
             await self.put([SaveEntity("RELATION", key, json)])
             return
+        elif "setting" in thing:
+            await self.put([SaveSetting(thing["setting"], thing["value"])])
+            return
         else:
-            raise RejectedError("a line of the set-up needs 'device', 'entity' or 'relation'")
+            raise RejectedError("a line of the set-up needs 'device', 'entity', 'relation' or 'setting'")
         for scope, values in thing.get("attributes", {}).items():
             await self.put([SaveAttributes(entity, scope, self.clock.now_ms(), values)])
         for ts_ms, values in thing.get("telemetry", {}).items():

@@ -25,8 +25,6 @@ _TITLES: Final = {
     "transform.TbChangeOriginatorNode": "change originator",
     "transform.TbJsonPathNode": "json path",
     "mail.TbMsgToEmailNode": "to email",
-    "debug.TbMsgGeneratorNode": "generator",
-    "action.TbMsgCountNode": "message count",
     "action.TbDeviceStateNode": "device state",
     "action.TbCreateRelationNode": "create relation",
     "action.TbDeleteRelationNode": "delete relation",
