@@ -37,6 +37,8 @@ from gateway.rules.timers import Fire, Timer, Timers
 from gateway.supervise import Counters
 
 PREFIXES: Final = ("org.thingsboard.rule.engine.", "org.winstarcloud.rule.engine.")
+OWN_PREFIX: Final = "edge.gateway.rules."
+"""Of nodes that ThingsBoard does not have."""
 SUCCESS: Final = "success"
 FAILURE: Final = "failure"
 TRUE: Final = "true"
@@ -238,7 +240,9 @@ def node(short_type: str, title: str, config: type[ConfigT]) -> Callable[[Make[C
 
 
 def short_type(java_class: str) -> str:
-    """The class without the prefix that stock nodes share; any other class is empty."""
+    """The class without the prefix that stock nodes share; our own keep theirs, any other class is empty."""
+    if java_class.startswith(OWN_PREFIX):
+        return java_class
     for prefix in PREFIXES:
         if java_class.startswith(prefix):
             return java_class.removeprefix(prefix)

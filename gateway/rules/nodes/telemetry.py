@@ -56,7 +56,7 @@ def save_telemetry(config: SaveTelemetryConfig, env: NodeEnv) -> Run:
         if type(data) is dict and data and "values" not in data:
             sets: Sequence[tuple[int, dict[str, Json]]] = ((ts_ms, data),)
         else:
-            sets = _value_sets(data, ts_ms)
+            sets = value_sets(data, ts_ms)
         for at_ms, values in sets:
             clean = storable(values)
             if not INT64_MIN <= at_ms <= INT64_MAX:
@@ -72,7 +72,8 @@ def save_telemetry(config: SaveTelemetryConfig, env: NodeEnv) -> Run:
     return run
 
 
-def _value_sets(data: Json, ts_ms: int) -> list[tuple[int, dict[str, Json]]]:
+def value_sets(data: Json, ts_ms: int) -> list[tuple[int, dict[str, Json]]]:
+    """Times and values of a body in any form. RejectedError: it is no telemetry, or empty."""
     sets: list[tuple[int, dict[str, Json]]] = []
     for item in data if isinstance(data, list) else [data]:
         if not isinstance(item, dict):

@@ -85,7 +85,7 @@ def metadata(nodes: list[tuple[Any, ...]], *connections: tuple[int, int, str], f
         "firstNodeIndex": first,
         "nodes": [
             {
-                "type": kind if kind.startswith(("org.", "com.")) else P + kind,
+                "type": kind if kind.startswith(("org.", "com.", "edge.gateway.")) else P + kind,
                 "name": name,
                 "configuration": config,
                 "configurationVersion": version[0] if version else 9,

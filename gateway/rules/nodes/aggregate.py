@@ -1,0 +1,394 @@
+"""Windowed aggregation: a node of our own, because stock rule chains have none (reference rule-engine §8.6).
+
+What is folded is durable before its receipt is given. Each reading rewrites one row of at most `KEYS_IN_ROW` keys of
+its window; the rows that one commit writes several times reach the disk once. The rows of a window:
+
+    <window>            whose, from when to when, due when, with which functions
+    <window>.<row>      its keys
+    <window>.<row>.<key's place in the row>.<block>, ….s     values and sketch for percentiles
+"""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+import math
+from collections import deque
+from collections.abc import Sequence
+from fnmatch import fnmatchcase
+from typing import Any, Final, Literal
+from uuid import UUID
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+
+from pydantic import Field, field_validator
+
+from gateway.domain.entity import EntityId, Json
+from gateway.domain.message import Message
+from gateway.errors import RejectedError
+from gateway.ports import Outcome
+from gateway.rules.folding import FUNCTIONS, MOST, PERCENTILES, Series, Sketch
+from gateway.rules.node import SUCCESS, Answer, NodeConfig, NodeEnv, Recent, Routed, Run, node
+from gateway.rules.nodes.telemetry import value_sets
+from gateway.rules.spans import LATEST_MS, Spans
+
+RAW: Final = "raw"
+KEYS_IN_ROW: Final = 4
+MAX_WINDOWS: Final = 16
+"""Open windows of one originator; with one more the earliest ends."""
+LOOK_AGAIN_S: Final = 60.0
+"""The wall clock may be set while a window is open: its end is looked at so often."""
+AT_ONCE: Final = 100
+"""Windows that end in one step, and share a unit of work."""
+_METADATA_CHARS: Final = 2_000
+_NOT_KEPT: Final = frozenset({"ts", "source"})  # what came from the cloud would not be pushed (§9, 7)
+
+
+class AggregateConfig(NodeConfig):
+    """`keys` may have `*` and `?`; none means every key with a number."""
+
+    window_seconds: float = Field(60, ge=1, le=86_400)
+    time_zone: str | None = None
+    functions: tuple[str, ...] = ("min", "max", "avg", "count")
+    keys: tuple[str, ...] = ()
+    late: Literal["DROP", "OWN_WINDOW"] = "OWN_WINDOW"
+    keep_open_seconds: float = Field(0, ge=0, le=86_400)
+    result_time: Literal["START", "END"] = "START"
+    result_key: str = "{key}_{function}"
+    max_open_windows: int = Field(50_000, ge=1, le=1_000_000)
+
+    @field_validator("functions")
+    @classmethod
+    def _known(cls, functions: tuple[str, ...]) -> tuple[str, ...]:
+        found = tuple(dict.fromkeys(name.lower() for name in functions))
+        for name in found:
+            if name not in FUNCTIONS:
+                raise ValueError(f"{name!r} is not known; there are {', '.join(FUNCTIONS)}")
+        if not found:
+            raise ValueError(f"at least one is needed of {', '.join(FUNCTIONS)}")
+        return found
+
+
+@node("edge.gateway.rules.AggregateNode", "aggregate", AggregateConfig)
+def aggregate(config: AggregateConfig, env: NodeEnv) -> Run:
+    """Numbers of each originator and key over a window by the clock; each message goes on by `Raw` as it came."""
+    if "{key}" not in config.result_key or ("{function}" not in config.result_key and len(config.functions) > 1):
+        raise RejectedError("resultKey needs {key}, and with several functions {function}")
+    zone = None
+    if config.time_zone and config.time_zone != "UTC":
+        try:
+            zone = ZoneInfo(config.time_zone)
+        except (ZoneInfoNotFoundError, ValueError, OSError):
+            raise RejectedError(
+                f"timeZone: {config.time_zone!r} is not known here; names are like Europe/Berlin"
+            ) from None
+    return _Aggregate(config, env, Spans(round(config.window_seconds * 1000), zone)).take
+
+
+class _Window:
+    """One open window of one originator. Times are UTC epoch, milliseconds; it ends when the clock says `due_ms`."""
+
+    __slots__ = (
+        "begin_ms",
+        "due_ms",
+        "end_ms",
+        "functions",
+        "is_hasty",
+        "is_late",
+        "is_open",
+        "metadata",
+        "name",
+        "originator",
+        "rows",
+        "series",
+    )
+
+    def __init__(self, name: str, head: dict[str, Json]) -> None:
+        self.name = name
+        kind, id_ = head["of"]
+        self.originator = EntityId(kind, UUID(id_))
+        self.begin_ms, self.end_ms = head["span"]
+        self.due_ms: int = head["due"]
+        self.is_late: bool = head["late"]
+        self.functions: list[str] = head["functions"]
+        self.metadata: dict[str, str] = head["metadata"]
+        self.is_open = True
+        self.is_hasty = False  # it ends early, as soon as the timer has its turn
+        self.series: dict[str, Series] = {}
+        self.rows: list[list[Series]] = []
+
+    def head(self) -> dict[str, Json]:
+        """As it is made again from."""
+        return {
+            "of": [self.originator.type, str(self.originator.id)],
+            "span": [self.begin_ms, self.end_ms],
+            "due": self.due_ms,
+            "late": self.is_late,
+            "functions": self.functions,
+            "metadata": self.metadata,
+        }
+
+    def add(self, key: str) -> Series:
+        """A new key."""
+        if not self.rows or len(self.rows[-1]) == KEYS_IN_ROW:
+            self.rows.append([])
+        series = Series(key, len(self.rows) - 1, any(name in PERCENTILES for name in self.functions))
+        self.rows[-1].append(series)
+        self.series[key] = series
+        return series
+
+
+class _Aggregate:
+    def __init__(self, config: AggregateConfig, env: NodeEnv, spans: Spans) -> None:
+        self._config, self._env, self._spans = config, env, spans
+        self._keep_open_ms = round(config.keep_open_seconds * 1000)
+        self._count = env.shared.counters.add
+        self._exact = frozenset(key for key in config.keys if "*" not in key and "?" not in key)
+        self._patterns = [key for key in config.keys if key not in self._exact]
+        self._wanted = Recent(10_000)
+        self._windows: dict[EntityId, list[_Window]] = {}
+        self._due: list[tuple[int, int, _Window]] = []
+        self._order = itertools.count()
+        self._series = 0  # those of hasty windows included
+        self._hasty: deque[_Window] = deque()
+        self._hasty_series = 0
+        self._timer = env.timer(self._fire)
+        self._restore()
+        heads = [int(name) for name in env.kept.items if "." not in name]
+        self._names = itertools.count(1 + max(heads, default=0))
+        self._arm()
+
+    def take(self, msg: Message, out: Outcome) -> Answer:
+        """Folded, and on by `Raw`; `Failure` for what is no telemetry, or has a time before 1970 or after 9999."""
+        if msg.type != "POST_TELEMETRY_REQUEST":
+            raise RejectedError(f"messages of type {msg.type!r} are no telemetry")
+        data, ts_ms = msg.data, msg.data_ts_ms
+        sets: Sequence[tuple[int, dict[str, Json]]]
+        sets = ((ts_ms, data),) if type(data) is dict and data and "values" not in data else value_sets(data, ts_ms)
+        for at_ms, _ in sets:
+            if not 0 <= at_ms <= LATEST_MS:
+                raise RejectedError(f"its time {at_ms} is none of the years 1970 to 9999, in milliseconds")
+        changed: dict[_Window, set[int]] = {}
+        for at_ms, values in sets:
+            self._fold(msg, at_ms, values, changed)
+        for window, rows in changed.items():
+            self._write(window, rows, out)
+        return RAW
+
+    def _fold(self, msg: Message, at_ms: int, values: dict[str, Json], changed: dict[_Window, set[int]]) -> None:
+        window = None
+        for open_window in self._windows.get(msg.originator, ()):
+            if open_window.begin_ms <= at_ms < open_window.end_ms:
+                window = open_window
+                break
+        takes_all = not self._config.keys
+        for key, value in values.items():
+            series = None if window is None else window.series.get(key)
+            if series is None and not (takes_all or self._wants(key)):
+                continue
+            kind = type(value)
+            if (kind is not float and kind is not int) or not -MOST < value < MOST:
+                self._count("rules.aggregate_not_numbers")
+                continue
+            if window is None:
+                window = self._open(msg, at_ms)
+                if window is None:
+                    return
+            if series is None:
+                if not self._has_room(window):
+                    continue
+                series = window.add(key)
+                self._series += 1
+                self._hasty_series += window.is_hasty
+            series.add(at_ms, value)
+            rows = changed.get(window)
+            if rows is None:
+                rows = changed[window] = set()
+            rows.add(series.row)
+
+    def _wants(self, key: str) -> bool:
+        if key in self._exact:
+            return True
+        if not self._patterns:
+            return False
+        wanted = self._wanted.get(key)
+        if wanted is None:
+            wanted = any(fnmatchcase(key, pattern) for pattern in self._patterns)
+            self._wanted.put(key, wanted)
+        return bool(wanted)
+
+    def _open(self, msg: Message, at_ms: int) -> _Window | None:
+        """None: it is too late for its window, or there is no room; both are counted."""
+        now_ms = self._env.clock.now_ms()
+        begin_ms, end_ms = self._spans.of(at_ms)
+        due_ms = end_ms + self._keep_open_ms
+        is_late = now_ms >= due_ms
+        if is_late:
+            self._count("rules.aggregate_late")
+            if self._config.late == "DROP":
+                return None
+            # Who sends what is old sends more of it: a device whose clock is behind fills this window as it goes.
+            due_ms = now_ms + self._spans.size_ms + self._keep_open_ms
+        windows = self._windows.get(msg.originator, [])
+        if self._series >= 2 * self._config.max_open_windows or len(windows) >= 2 * MAX_WINDOWS:
+            self._count("rules.aggregate_no_room")
+            return None
+        if len(windows) >= MAX_WINDOWS:
+            patient = [window for window in windows if not window.is_hasty]
+            if len(patient) >= MAX_WINDOWS:
+                self._hasten(min(patient, key=lambda window: window.due_ms))
+        metadata = {key: text for key, text in msg.metadata.items() if key not in _NOT_KEPT}
+        if sum(map(len, (*metadata, *metadata.values()))) > _METADATA_CHARS:
+            metadata = {key: metadata[key][:255] for key in ("deviceName", "deviceType") if key in metadata}
+        head: dict[str, Any] = {
+            "of": [msg.originator.type, str(msg.originator.id)],
+            "span": [begin_ms, end_ms],
+            "due": due_ms,
+            "late": is_late,
+            "functions": list(self._config.functions),
+            "metadata": metadata,
+        }
+        window = _Window(str(next(self._names)), head)
+        self._windows.setdefault(msg.originator, []).append(window)
+        self._schedule(window)
+        self._arm()
+        return window
+
+    def _has_room(self, window: _Window) -> bool:
+        limit = self._config.max_open_windows
+        if self._series - self._hasty_series >= limit and not window.is_hasty:
+            while self._due and not self._is_current(self._due[0]):
+                heapq.heappop(self._due)
+            if self._due and self._due[0][2] is not window:
+                self._hasten(self._due[0][2])
+            else:
+                self._count("rules.aggregate_no_room")
+                return False
+        if self._series >= 2 * limit:
+            self._count("rules.aggregate_no_room")
+            return False
+        return True
+
+    def _hasten(self, window: _Window) -> None:
+        """It ends now, with what it has."""
+        self._count("rules.aggregate_ended_early")
+        window.is_hasty = True
+        self._hasty.append(window)
+        self._hasty_series += len(window.series)
+        self._arm()
+
+    # ── durable ──
+
+    def _write(self, window: _Window, rows: set[int], out: Outcome) -> None:
+        kept, name = self._env.kept, window.name
+        if kept.get(name) is None:
+            kept.put(out, name, window.head())
+        for row in rows:
+            kept.put(out, f"{name}.{row}", [series.json() for series in window.rows[row]])
+            for place, series in enumerate(window.rows[row]):
+                sample = series.sample
+                if sample is None or (len(sample.sealed) == sample.written and not sample.is_folded):
+                    continue
+                stem = f"{name}.{row}.{place}."
+                if sample.is_folded and sample.sketch is not None:
+                    kept.put(out, f"{stem}s", sample.sketch.json())
+                for block in range(len(sample.sealed), sample.written):
+                    kept.drop(out, f"{stem}{block}")
+                for block in range(0 if sample.is_folded else sample.written, len(sample.sealed)):
+                    kept.put(out, f"{stem}{block}", sample.sealed[block])
+                sample.written, sample.is_folded = len(sample.sealed), False
+
+    def _restore(self) -> None:
+        items = self._env.kept.items
+        for name in sorted((name for name in items if "." not in name), key=int):
+            window = _Window(name, items[name])
+            while (held := items.get(f"{name}.{len(window.rows)}")) is not None:
+                row = len(window.rows)
+                window.rows.append([Series.of(json, row) for json in held])
+                for place, series in enumerate(window.rows[row]):
+                    window.series[series.key] = series
+                    sample, stem = series.sample, f"{name}.{row}.{place}."
+                    if sample is not None:
+                        sketch = items.get(f"{stem}s")
+                        sample.sketch = None if sketch is None else Sketch(sketch)
+                        while (block := items.get(f"{stem}{len(sample.sealed)}")) is not None:
+                            sample.sealed.append(list(block))
+                        sample.written = len(sample.sealed)
+            self._series += len(window.series)
+            self._windows.setdefault(window.originator, []).append(window)
+            self._schedule(window)
+
+    def _forget(self, window: _Window, out: Outcome) -> None:
+        kept, name = self._env.kept, window.name
+        kept.drop(out, name)
+        for row, held in enumerate(window.rows):
+            kept.drop(out, f"{name}.{row}")
+            for place, series in enumerate(held):
+                if series.sample is not None:
+                    for block in (*range(series.sample.written), "s"):
+                        kept.drop(out, f"{name}.{row}.{place}.{block}")
+        self._series -= len(window.series)
+        if window.is_hasty:
+            self._hasty_series -= len(window.series)
+        window.is_open = False
+        windows = self._windows[window.originator]
+        windows.remove(window)
+        if not windows:
+            del self._windows[window.originator]
+
+    # ── the end of a window ──
+
+    def _schedule(self, window: _Window) -> None:
+        heapq.heappush(self._due, (window.due_ms, next(self._order), window))
+
+    @staticmethod
+    def _is_current(entry: tuple[int, int, _Window]) -> bool:
+        return entry[2].is_open and not entry[2].is_hasty
+
+    def _arm(self) -> None:
+        if self._due or self._hasty:
+            wait_ms = 0 if self._hasty else self._due[0][0] - self._env.clock.now_ms()
+            due_s = self._env.clock.monotonic_s() + min(max(0.0, wait_ms / 1000), LOOK_AGAIN_S) + 0.001
+            if due_s < self._timer.due_s:
+                self._timer.arm(due_s)
+
+    def _fire(self, out: Outcome) -> Routed | None:
+        now_ms = self._env.clock.now_ms()
+        results: list[Message] = []
+        for _ in range(AT_ONCE):
+            window = self._next_ended(now_ms)
+            if window is None:
+                break
+            if window.series:
+                results.append(self._result(window))
+            self._forget(window, out)
+        self._arm()
+        return Routed((SUCCESS,), results) if results else None
+
+    def _next_ended(self, now_ms: int) -> _Window | None:
+        if self._hasty:
+            return self._hasty.popleft()
+        while self._due and (self._due[0][0] <= now_ms or not self._is_current(self._due[0])):
+            entry = heapq.heappop(self._due)
+            if self._is_current(entry):
+                return entry[2]
+        return None
+
+    def _result(self, window: _Window) -> Message:
+        form = self._config.result_key
+        values: dict[str, Json] = {}
+        for series in window.series.values():
+            for function, value in series.results(window.functions).items():
+                if math.isfinite(value):
+                    values[form.replace("{key}", series.key).replace("{function}", function)] = value
+        ts_ms = window.begin_ms if self._config.result_time == "START" else window.end_ms
+        metadata = {
+            **window.metadata,
+            "ts": str(ts_ms),
+            "windowStart": str(window.begin_ms),
+            "windowEnd": str(window.end_ms),
+        }
+        if window.is_late:
+            metadata["isLate"] = "true"
+        return Message(
+            type="POST_TELEMETRY_REQUEST", originator=window.originator, data=values, metadata=metadata, ts_ms=ts_ms
+        )
