@@ -11,6 +11,7 @@ PARTS = (
     "broker_front",
     "connections",
     "rules_walk",
+    "rules_aggregate",
     "rules_load",
     "store_commit",
     "uplink_drain",
