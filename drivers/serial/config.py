@@ -20,6 +20,7 @@ from drivers.serial.checksums import NAMES, SIMPLE
 from drivers.serial.notation import Template, to_bytes, to_template
 from gateway.config import Settings
 from gateway.domain.telemetry import Value
+from gateway.ports import Report
 
 MAX_FRAME_BYTES = 65536
 
@@ -51,6 +52,14 @@ Bytes = Annotated[str, AfterValidator(_bytes)]
 Pattern = Annotated[str, Field(min_length=1, max_length=1000), AfterValidator(_pattern)]
 Key = Annotated[str, Field(min_length=1, max_length=255)]
 Texts = Annotated[dict[str, Value], BeforeValidator(_text_keys), Field(min_length=1)]
+
+
+class Rs485(Settings):
+    """The kernel switches the direction; for UARTs whose driver can (not for USB adapters, which do it themselves)."""
+
+    rts_on_send: bool = Field(True, description="Level of RTS while sending.")
+    delay_before_send_ms: Annotated[int, Field(ge=0, le=1000)] = 0
+    delay_after_send_ms: Annotated[int, Field(ge=0, le=1000)] = 0
 
 
 class Frame(Settings):
@@ -160,6 +169,7 @@ class SerialField(Settings):
     round: Annotated[int, Field(ge=0, le=15)] | None = None
     sign_at: str | Annotated[int, Field(ge=0)] | None = Field(None, description="There -, S or W make it negative.")
     decimal_comma: bool = False
+    report: Report | None = Field(None, description="Which readings are worth a message; instead of the device's.")
     values: Texts | None = Field(None, description="What texts of the frame mean, instead of a number.")
 
 
@@ -241,6 +251,7 @@ class SerialDevice(Settings):
     profile: Annotated[str, Field(min_length=1)] = "default"
     label: str | None = None
     every_ms: PositiveInt = 1000
+    report: Report | None = Field(None, description="Which readings are worth a message. Default: every one.")
     silent_after_s: PositiveFloat = Field(30.0, description="Without a good message for so long it counts as silent.")
     messages: tuple[Message, ...] = Field((), description="What it says unasked.")
     requests: tuple[Request, ...] = Field((), description="What it is asked for.")
@@ -270,6 +281,8 @@ class SerialConfig(Settings):
     parity: Literal["none", "even", "odd", "mark", "space"] = "none"
     stopbits: Literal[1, 2] = 1
     flow: Literal["none", "rtscts", "xonxoff", "dsrdtr"] = "none"
+    rs485: Rs485 | None = None
+    echo: bool = Field(False, description="The adapter hears what it sends (two wires, receiver always on).")
     timeout_s: PositiveFloat = Field(1.0, description="For each answer, and for what is sent to leave.")
     gap_ms: Annotated[int, Field(ge=0, le=10_000)] = Field(0, description="Quiet before each question.")
     encoding: Literal["ascii", "utf-8", "latin-1", "cp1252"] = "utf-8"

@@ -10,21 +10,26 @@ from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import Final
 
-from drivers.serial.config import Command, Request, SerialConfig
+from drivers.serial.config import SerialConfig
 from drivers.serial.fields import Content, NoValue
 from drivers.serial.frames import Framer
-from drivers.serial.messages import Kind, answer_value, kind_of, text_of, value_to_send
-from drivers.serial.notation import Template, shown
+from drivers.serial.guess import hint
+from drivers.serial.hand import Hearing
+from drivers.serial.messages import Kind, answer_value, text_of, value_to_send
+from drivers.serial.notation import shown
+from drivers.serial.plan import Ordered, Plan
 from drivers.serial.proof import Proof, frame_rule
+from drivers.serial.trace import Trace
 from drivers.serial.wire import AGAIN_S, SerialWire
 from gateway.domain.entity import Json
 from gateway.domain.telemetry import Value
 from gateway.errors import BusLost, RejectedError, TransientError
-from gateway.ports import Clock, DriverDevice, Heard, Poll, Query, Reading, Write
+from gateway.ports import Clock, DriverDevice, Heard, Poll, PollPoint, Query, RawRequest, Reading, Write
 
 MAX_HEARD: Final = 1000
 """Messages that wait for the house; the oldest goes when there are more, and is counted."""
 
+NO_FRAME: Final = "no frame of this kind among them"
 _RECENT_BYTES: Final = 64
 _SETTLE_S: Final = 0.05
 """After an answer that did not come in time the line must be quiet for so long before the next question."""
@@ -37,15 +42,6 @@ class _Question:
     kind: Kind
     refused: re.Pattern[str] | None
     answer: asyncio.Future[tuple[Content, bytes]]
-
-
-@dataclass(frozen=True, slots=True)
-class _Asked:
-    """A request of the configuration, ready for use."""
-
-    kind: Kind
-    sent: bytes
-    what: str
 
 
 class SerialDriver:
@@ -64,39 +60,16 @@ class SerialDriver:
         self._last: dict[tuple[str, str], tuple[Value, float]] = {}
         self._last_ts_ms: dict[str, int] = {}
         self._recent = b""
-        self._bytes = self._unexpected = self._lost_readings = self._told_bad = self._told_lost = 0
+        self._bytes = self._unexpected = self._lost_readings = 0
+        self._told_bad = self._told_lost = self._traced_bad = 0
         self._last_unexpected = b""
         self._last_byte_s = 0.0
         self._is_late = False
+        self._echo = b""  # of what was sent, and has not come back yet
+        self._hearing: Hearing | None = None  # while somebody asks by hand
+        self._trace = Trace(clock)
         self._silent_s: dict[str, float] = {}
-        self._understand()
-
-    def _understand(self) -> None:
-        """The configuration, ready for use."""
-        config = self._config
-        self._kinds: list[Kind] = []
-        self._asked: dict[Poll, _Asked] = {}
-        self._fields: dict[tuple[str, str], Poll | None] = {}  # to the poll that reads it; None: it comes unasked
-        self._commands: dict[tuple[str, str], tuple[Command, Template, Kind | None]] = {}
-        self._silent_after_s: dict[str, float] = {}
-        for device in config.devices:
-            for message in device.messages:
-                kind = kind_of(device.name, message, config.encoding)
-                self._kinds.append(kind)
-                self._silent_after_s[device.name] = device.silent_after_s
-                self._fields.update({(device.name, field.key): None for field in kind.fields})
-            for index, request in enumerate(device.requests):
-                every_ms = request.every_ms or device.every_ms
-                poll = Poll(key=f"{device.name}/{index}", every_s=every_ms / 1000, unit=device.name)
-                self._asked[poll] = self._ready(device.name, request)
-                self._fields.update({(device.name, field.key): poll for field in self._asked[poll].kind.fields})
-            for command in device.commands:
-                kind_ = None if command.answer is None else kind_of(device.name, command.answer, config.encoding)
-                self._commands[device.name, command.key] = (command, config.template(command.send), kind_)
-
-    def _ready(self, device: str, request: Request) -> _Asked:
-        sent = self._config.template(request.send).render(checksum=self._proof.sent)
-        return _Asked(kind_of(device, request, self._config.encoding), sent, shown(sent))
+        self._plan = Plan(config, self._proof.sent)
 
     # ── `Driver` ──
 
@@ -106,7 +79,7 @@ class SerialDriver:
 
     def polls(self) -> Sequence[Poll]:
         """One a request."""
-        return list(self._asked)
+        return list(self._plan.asked)
 
     async def read(self, poll: Poll) -> Sequence[Reading]:
         """Ask, and take the answer's fields.
@@ -114,7 +87,7 @@ class SerialDriver:
         Raises:
             TransientError: No answer in time; the text says what was seen on the line. `BusLost`: no port.
         """
-        asked = self._asked[poll]
+        asked = self._plan.asked[poll]
         content, _ = await self._ask(asked.kind, asked.sent, asked.what)
         return self._readings(asked.kind, content, self._clock.now_ms())
 
@@ -125,23 +98,23 @@ class SerialDriver:
             RejectedError: No such command, a bad value, or refused by the device.
             TransientError: No answer; it may have arrived.
         """
-        found = self._commands.get((command.device, command.key))
+        found = self._plan.commands.get((command.device, command.key))
         if found is None:
             raise RejectedError(f"{command.device} has no command {command.key!r}")
-        return await self._command(command.device, *found, command.value)
+        return await self._command(command.device, found, command.value)
 
     async def query(self, query: Query) -> Value:
         """A field: asked for now, or as it was heard last. A command without a value is executed."""
         name = (query.device, query.key)
-        if name not in self._fields:
-            if name in self._commands:
-                return await self._command(query.device, *self._commands[name], None)
+        if name not in self._plan.fields:
+            if name in self._plan.commands:
+                return await self._command(query.device, self._plan.commands[name], None)
             raise RejectedError(f"{query.device} has no field {query.key!r}")
-        poll = self._fields[name]
+        poll = self._plan.fields[name]
         if poll is None:
             value, at_s = self._last.get(name, (None, 0.0))
             age_s = self._clock.monotonic_s() - at_s
-            if value is None or age_s > self._silent_after_s[query.device]:
+            if value is None or age_s > self._plan.silent_after_s[query.device]:
                 raise TransientError(f"{self._config.name}: {query.device} has not said {query.key!r} lately")
             return value
         for reading in await self.read(poll):
@@ -151,19 +124,47 @@ class SerialDriver:
 
     def is_writable(self, device: str, key: str) -> bool | None:
         """True for commands, False for fields, None for neither."""
-        if (device, key) in self._commands:
+        if (device, key) in self._plan.commands:
             return True
-        return False if (device, key) in self._fields else None
+        return False if (device, key) in self._plan.fields else None
 
     def faults(self) -> Mapping[str, str]:
         """Fields that the last frame of their kind had no value for."""
         return self._faults
 
+    # ── by hand ──
+
+    async def raw(self, request: RawRequest) -> bytes:
+        """Implements `RawLine`: sends these bytes; what came then, until the line was quiet, or b"" within `timeout_s`.
+
+        What comes is treated as what it is all the same. Raises as `write`.
+        """
+        if request.unit:
+            raise RejectedError(
+                f"{self._config.name}: a serial line has no units; edge-gateway serial send asks by hand"
+            )
+        await self.wire.open()
+        await self._quiet()
+        hearing = self._hearing = Hearing()
+        try:
+            await self._send(request.pdu)
+            return await hearing.all(self._config.timeout_s)
+        finally:
+            self._hearing = None
+
+    def trace(self, after: int) -> Sequence[Mapping[str, Json]]:
+        """Implements `TracesLine`."""
+        return self._trace.rows(after)
+
     # ── `Listener` ──
+
+    def unasked(self) -> Sequence[tuple[str, PollPoint]]:
+        """Implements `ToldBeforehand`."""
+        return self._plan.unasked
 
     async def listen(self) -> AsyncIterator[Heard]:
         """What is said unasked; who is silent; whether the port is there."""
-        self._silent_s = dict.fromkeys(self._silent_after_s, self._clock.monotonic_s())
+        self._silent_s = dict.fromkeys(self._plan.silent_after_s, self._clock.monotonic_s())
         while True:
             try:
                 await self.wire.open()
@@ -187,6 +188,7 @@ class SerialDriver:
             "settings": self._config.settings_text,
             "is_open": self.wire.is_open,
             "opens": self.wire.opens,
+            "uart_errors": self.wire.complaints()._asdict(),
             "bytes": self._bytes,
             "frames": seen.frames,
             "bad_frames": seen.bad_frames,
@@ -199,18 +201,16 @@ class SerialDriver:
 
     # ── questions ──
 
-    async def _command(
-        self, device: str, command: Command, template: Template, kind: Kind | None, given: Json
-    ) -> Value:
+    async def _command(self, device: str, ordered: Ordered, given: Json) -> Value:
+        command, kind = ordered.command, ordered.kind
         try:
-            value = value_to_send(command, template.takes_value, given)
-            sent = template.render(value, self._proof.sent)
+            value = value_to_send(command, ordered.template.takes_value, given)
+            sent = ordered.template.render(value, self._proof.sent)
         except RejectedError as error:
             raise RejectedError(f"{device}: {error}") from None
         if kind is None:
             await self._quiet()
-            await self.wire.send(sent, self._config.timeout_s)
-            self._last_byte_s = asyncio.get_running_loop().time()
+            await self._send(sent)
             return True if value is None else value
         refused = None if command.refused is None else re.compile(command.refused)
         content, body = await self._ask(kind, sent, f"{command.key!r} ({shown(sent)})", refused)
@@ -227,13 +227,19 @@ class SerialDriver:
         bytes_before, bad_before = self._bytes, self._framer.seen.bad_frames
         question = self._question = _Question(kind, refused, loop.create_future())
         try:
-            await self.wire.send(sent, timeout_s)
-            self._last_byte_s = loop.time()
+            await self._send(sent)
             async with asyncio.timeout(timeout_s):
                 return await question.answer
         except TimeoutError:
             self._is_late = True
-            seen = self._what_was_seen(self._bytes - bytes_before, self._framer.seen.bad_frames - bad_before)
+            came = self._bytes - bytes_before
+            if self._config.echo and self._echo:
+                seen = f"{'its echo is damaged' if came else 'no echo either'}; does the adapter hear itself (`echo`)?"
+            elif not self._config.echo and came >= len(sent) and self._recent[-came:].startswith(sent):
+                seen = "the question itself came back: does the adapter hear what it sends? `echo: true` takes it off"
+            else:
+                seen = self._what_was_seen(came, self._framer.seen.bad_frames - bad_before)
+            self._echo = b""
             raise TransientError(f"{name}: {kind.device}: no answer to {what} in {timeout_s:g} s; {seen}") from None
         except asyncio.CancelledError:
             self._is_late = True
@@ -241,6 +247,14 @@ class SerialDriver:
         finally:
             self._question = None
             question.answer.cancel()
+
+    async def _send(self, data: bytes) -> None:
+        if self._trace.is_on:
+            self._trace.sent(data)
+        if self._config.echo:
+            self._echo += data  # that of a command nobody waits for may still be on its way
+        await self.wire.send(data, self._config.timeout_s)
+        self._last_byte_s = asyncio.get_running_loop().time()
 
     async def _quiet(self) -> None:
         """The pause before a question; a late answer to the one before goes by meanwhile, and is nobody's."""
@@ -255,7 +269,7 @@ class SerialDriver:
             if wait_s <= 0:
                 break
             await asyncio.sleep(wait_s)
-        if self._is_late and not self._kinds:
+        if self._is_late and not self._plan.kinds:
             self._framer.clear()
         self._is_late = False
 
@@ -264,10 +278,25 @@ class SerialDriver:
     def _received(self, data: bytes) -> None:
         loop = asyncio.get_running_loop()
         now_s = self._last_byte_s = loop.time()
+        if self._echo and not (data := self._without_echo(data)):
+            return
         self._bytes += len(data)
+        if self._hearing is not None:
+            self._hearing.add(data)
+        if self._trace.is_on:
+            self._trace.came(data)
         self._recent = (self._recent + data)[-_RECENT_BYTES:]
         self._take(self._framer.feed(data, now_s))
         self._arm(now_s)
+
+    def _without_echo(self, data: bytes) -> bytes:
+        """What is not our own; an echo that is not what was sent stays, for a person to see."""
+        size = min(len(data), len(self._echo))
+        if data[:size] == self._echo[:size]:
+            self._echo = self._echo[size:]
+            return data[size:]
+        self._echo = b""
+        return data
 
     def _arm(self, now_s: float) -> None:
         if self._pause is not None:
@@ -287,8 +316,12 @@ class SerialDriver:
             body = self._proof.body(frame)
             if not self._is_answer(body):
                 self._hear(body)
-        if self._framer.seen.bad_frames != self._told_bad:
+        seen = self._framer.seen
+        if seen.bad_frames != self._told_bad:
             self._news.set()
+        if self._trace.is_on and seen.bad_frames != self._traced_bad:
+            self._trace.said("bad", f"{shown(seen.last_bad)}: {seen.last_reason}")
+        self._traced_bad = seen.bad_frames
 
     def _is_answer(self, body: bytes) -> bool:
         question = self._question
@@ -308,7 +341,7 @@ class SerialDriver:
 
     def _hear(self, body: bytes) -> None:
         is_known = False
-        for kind in self._kinds:
+        for kind in self._plan.kinds:
             content = kind.content(body)
             if content is None:
                 continue
@@ -330,6 +363,8 @@ class SerialDriver:
         else:
             self._unexpected += 1
             self._last_unexpected = body
+            if self._trace.is_on:
+                self._trace.said("unknown", f"{shown(body)}: a frame of no known kind")
 
     def _readings(self, kind: Kind, content: Content, ts_ms: int) -> list[Reading]:
         readings: list[Reading] = []
@@ -342,10 +377,13 @@ class SerialDriver:
             readings.append(
                 Reading(device=kind.device, key=field.key, value=value, ts_ms=ts_ms, is_attribute=field.is_attribute)
             )
+        if self._trace.is_on:
+            self._trace.said("read", f"{kind.device}: " + ", ".join(f"{each.key}={each.value!r}" for each in readings))
         return readings
 
     def _lost(self, error: BusLost) -> None:
         self._framer.clear()
+        self._echo = b""
         if self._pause is not None:
             self._pause.cancel()
             self._pause = None
@@ -372,7 +410,7 @@ class SerialDriver:
     def _silence(self) -> Heard | None:
         now_s = self._clock.monotonic_s()
         for device, since_s in self._silent_s.items():
-            after_s = self._silent_after_s[device]
+            after_s = self._plan.silent_after_s[device]
             if now_s - since_s >= after_s:
                 self._silent_s[device] = now_s
                 seen = self._what_was_seen(self._bytes, self._framer.seen.bad_frames)
@@ -383,20 +421,18 @@ class SerialDriver:
     def _until_silent_s(self) -> float | None:
         """Until the next device counts as silent; None: there is none that speaks unasked."""
         now_s = self._clock.monotonic_s()
-        return min((at_s + self._silent_after_s[name] - now_s for name, at_s in self._silent_s.items()), default=None)
+        return min(
+            (at_s + self._plan.silent_after_s[name] - now_s for name, at_s in self._silent_s.items()), default=None
+        )
 
     def _what_was_seen(self, bytes_: int, bad_frames: int) -> str:
-        config, seen = self._config, self._framer.seen
+        config = self._config
         if not bytes_:
             return f"nothing came on {config.port}: is it connected, and to this port?"
-        if bad_frames:
-            hint = f"{bad_frames} bad frames, the last: {seen.last_reason}"
-        else:
-            hint = "no frame of this kind among them"
-        recent = shown(self._recent[-bytes_:])
-        return (
-            f"{bytes_} bytes came ({hint}), at the end {recent}; is {config.settings_text} what the device is set to?"
-        )
+        recent = self._recent[-bytes_:]
+        reason = f"{bad_frames} bad frames, the last: {self._framer.seen.last_reason}" if bad_frames else ""
+        question = hint(recent, config.settings_text, config.baudrate, self.wire.complaints())
+        return f"{bytes_} bytes came ({reason or NO_FRAME}), at the end {shown(recent)}; {question}"
 
     def close(self) -> None:
         """Safe to call twice."""

@@ -2,22 +2,27 @@
 
 pyserial opens the port and sets it up, which can take long with some adapters and therefore happens in a thread;
 reading and writing go straight to the file descriptor, so that nothing here can block and everything can be cancelled.
+A character with a parity error comes as 0, so that it spoils its frame; what the UART complained of is counted by the
+kernel, where the adapter's driver tells it (TIOCGICOUNT).
 """
 
 from __future__ import annotations
 
 import asyncio
 import errno
+import fcntl
 import os
 import select
+import struct
 import termios
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Final
+from typing import Final, NamedTuple
 
 import serial
+import serial.rs485
 
-from drivers.serial.config import SerialConfig
+from drivers.serial.config import Rs485, SerialConfig
 from gateway.errors import BusLost, TransientError
 
 OPEN_S: Final = 5.0
@@ -27,7 +32,17 @@ AGAIN_S: Final = 0.5
 """A port that is away is looked for this often."""
 
 _READ_BYTES: Final = 4096
+_TIOCGICOUNT: Final = 0x545D
+_COUNTS: Final = struct.Struct("20i")  # struct serial_icounter_struct of linux/serial.h
 _PARITIES: Final = {"none": "N", "even": "E", "odd": "O", "mark": "M", "space": "S"}
+
+
+class LineErrors(NamedTuple):
+    """What a UART found wrong with characters. `frame`: no stop bit where it should be, as with a wrong baudrate."""
+
+    frame: int = 0
+    overrun: int = 0
+    parity: int = 0
 
 
 class SerialWire:
@@ -41,6 +56,7 @@ class SerialWire:
         self._opening = asyncio.Lock()
         self._thread: asyncio.Future[serial.Serial] | None = None
         self.opens = 0
+        self._complaints_before = LineErrors()
 
     @property
     def is_open(self) -> bool:
@@ -68,8 +84,16 @@ class SerialWire:
                     raise self._gone(f"did not open in {OPEN_S:g} s") from None
                 raise
             self._port = port
+            self._complaints_before = _line_errors(port.fileno())
             self.opens += 1
             asyncio.get_running_loop().add_reader(port.fileno(), self.read_now)
+
+    def complaints(self) -> LineErrors:
+        """What the UART found wrong since the port was opened; nothing where its driver does not tell."""
+        if self._port is None:
+            return LineErrors()
+        now, before = _line_errors(self._port.fileno()), self._complaints_before
+        return LineErrors(*(max(0, count - old) for count, old in zip(now, before, strict=True)))
 
     def close(self) -> None:
         """Safe to call twice."""
@@ -145,7 +169,7 @@ class SerialWire:
     def _open(self) -> serial.Serial:
         config = self._config
         try:
-            return serial.Serial(
+            port = serial.Serial(
                 config.port,
                 baudrate=config.baudrate,
                 bytesize=config.bytesize,
@@ -162,6 +186,20 @@ class SerialWire:
             raise self._gone(_why(error, config)) from error
         except (OSError, ValueError, termios.error) as error:
             raise self._gone(f"cannot be set to {config.settings_text}: {error}") from error
+        try:
+            if config.parity != "none":
+                _heed_parity(port.fileno())
+            if config.rs485 is not None:
+                port.rs485_mode = _direction(config.rs485)
+        except (OSError, ValueError, termios.error) as error:
+            port.close()
+            if config.rs485 is None:
+                raise self._gone(f"cannot be set to {config.settings_text}: {error}") from error
+            raise self._gone(
+                f"has no RS-485 direction in its kernel driver ({error}); leave `rs485` out when the adapter switches "
+                "by itself"
+            ) from error
+        return port
 
     def _end(self, why: str) -> BusLost:
         self.close()
@@ -186,8 +224,33 @@ def _why(error: serial.SerialException, config: SerialConfig) -> str:
     if number in (errno.EACCES, errno.EPERM):
         return "may not be opened: the service's user must be in the group of the device file (dialout)"
     if "exclusively lock" in str(error) or number == errno.EBUSY:
-        return "is in use by another program, or by another bus of this gateway"
+        return "is in use by another program, or by another bus of this gateway; `edge-gateway doctor` says by which"
     return f"cannot be opened at {config.settings_text}: {error}"
+
+
+def _heed_parity(fd: int) -> None:
+    """Without this pyserial has the kernel overlook parity errors."""
+    attributes = termios.tcgetattr(fd)
+    attributes[0] = attributes[0] & ~termios.IGNPAR | termios.INPCK
+    termios.tcsetattr(fd, termios.TCSANOW, attributes)
+
+
+def _direction(rs485: Rs485) -> serial.rs485.RS485Settings:
+    return serial.rs485.RS485Settings(
+        rts_level_for_tx=rs485.rts_on_send,
+        rts_level_for_rx=not rs485.rts_on_send,
+        loopback=False,
+        delay_before_tx=rs485.delay_before_send_ms / 1000,
+        delay_before_rx=rs485.delay_after_send_ms / 1000,
+    )
+
+
+def _line_errors(fd: int) -> LineErrors:
+    try:
+        counts = _COUNTS.unpack(fcntl.ioctl(fd, _TIOCGICOUNT, bytes(_COUNTS.size)))
+    except OSError:  # pseudo terminals and some adapters do not count
+        return LineErrors()
+    return LineErrors(frame=counts[6], overrun=counts[7], parity=counts[8])
 
 
 def _is_gone(fd: int) -> bool:

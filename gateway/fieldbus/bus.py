@@ -6,11 +6,12 @@ import asyncio
 import logging
 import math
 import random
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import islice
 from typing import Any, Final, overload
 
+from gateway.domain.entity import Json
 from gateway.domain.telemetry import Value
 from gateway.errors import BusLost, GatewayError, RejectedError, TransientError
 from gateway.fieldbus.channel import BusChannel
@@ -35,6 +36,8 @@ from gateway.ports import (
     RawRequest,
     Reading,
     Receipt,
+    ToldBeforehand,
+    TracesLine,
     WatchesLine,
     Write,
     WriteTogether,
@@ -107,11 +110,14 @@ class Bus:
         async with self._entry.plugin.open(self._entry.config, self._clock) as driver:
             polls = driver.polls()
             self._scheduler = PollScheduler(polls, self._clock.monotonic_s())
-            self._records = Records(self.name, polls)
+            unasked = driver.unasked() if isinstance(driver, ToldBeforehand) else ()
+            self._records = Records(self.name, polls, unasked)
             self._use = LineUse(self._clock.monotonic_s())
             for poll in polls:
                 unit = self._units.setdefault(poll.unit, Unit(self.name, poll.unit, self._rng))
                 self._learn(unit, {point.device for point in poll.points})
+            for name, point in unasked:
+                self._learn(self._units.setdefault(name, Unit(self.name, name, self._rng)), {point.device})
             self._driver = driver
             self._in_flight = driver.in_flight if isinstance(driver, Pipelined) else 1
             self._deciding, self._gates, self._lost_s = asyncio.Lock(), Gates(), -math.inf
@@ -162,6 +168,18 @@ class Bus:
         if isinstance(self._driver, GroupWriter):
             return self._driver.together(device, keys)
         return [[key] for key in keys]
+
+    def trace(self, after: int) -> Sequence[Mapping[str, Json]]:
+        """What passed on the line, for a person who looks on; see `TracesLine`.
+
+        Raises:
+            RejectedError: A bus of this kind cannot be looked at. TransientError: it is not open.
+        """
+        if self._driver is None:
+            raise TransientError(f"{self.name}: the bus is not open")
+        if not isinstance(self._driver, TracesLine):
+            raise RejectedError(f"{self.name}: a bus of kind {self._entry.plugin.kind} cannot be listened to")
+        return self._driver.trace(after)
 
     def is_writable(self, device: str, key: str) -> bool | None:
         """None: no such tag."""
@@ -430,11 +448,13 @@ class Bus:
                 now_ms = self._clock.now_ms()
                 if isinstance(heard.error, BusLost):
                     self._outage.failed(heard.error, now_ms)
-                    self._delivery.fall_silent(self._delivery.channels)
+                    silent: Collection[str] = self._delivery.channels
                 else:
                     self._outage.answered(now_ms)
                     unit.outage.failed(heard.error, now_ms)
-                    self._delivery.fall_silent(unit.devices)
+                    silent = unit.devices
+                self._delivery.fall_silent(silent)
+                self._records.forget(silent)
                 continue
             if heard.readings:
                 self._mark_good(unit)

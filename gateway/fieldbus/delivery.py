@@ -34,7 +34,7 @@ class Delivery:
             items = [TsKv(ts_ms, values) for ts_ms, values in series.items()]
             posted = self.channels[device].post(items, attributes)
             if not posted:
-                records.forget(device)
+                records.forget((device,))
             receipts += posted
         return receipts
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
 from gateway.fieldbus.outage import Outage
@@ -160,12 +160,15 @@ class PointRecord:
 class Records:
     """All polls and points of one bus. Bounded: `MAX_POINTS`."""
 
-    def __init__(self, bus: str, polls: Iterable[Poll]) -> None:
+    def __init__(self, bus: str, polls: Iterable[Poll], unasked: Iterable[tuple[str, PollPoint]] = ()) -> None:
         self.polls = {poll: PollRecord(poll, f"{bus}: poll {poll.key}") for poll in polls}
         self._points: dict[tuple[str, str], PointRecord] = {}
+        self._hears_reports = False  # at least one point that comes unasked has a reporter
         for poll, record in self.polls.items():
             for point in poll.points:
                 self._meet(point, poll.unit, record)
+        for unit, point in unasked:
+            self._meet(point, unit, None)
 
     def __iter__(self) -> Iterator[PointRecord]:
         return iter(self._points.values())
@@ -180,7 +183,7 @@ class Records:
                 if point is None:
                     continue
             point.reading, point.read_s = reading, now_s
-        if poll is None or not poll.reports:
+        if not (self._hears_reports if poll is None else poll.reports):
             return readings
         return [reading for reading in readings if self._is_reported(reading, now_s)]
 
@@ -188,10 +191,10 @@ class Records:
         """None: no such point, or it was never read."""
         return self._points.get((device, key))
 
-    def forget(self, device: str) -> None:
-        """What was reported of this device did not arrive."""
+    def forget(self, devices: Container[str]) -> None:
+        """What was reported of these devices did not arrive, or they have been silent."""
         for point in self._points.values():
-            if point.device == device and point.reporter is not None:
+            if point.reporter is not None and point.device in devices:
                 point.reporter.forget()
 
     def _is_reported(self, reading: Reading, now_s: float) -> bool:
@@ -202,11 +205,15 @@ class Records:
         if len(self._points) >= MAX_POINTS:
             return None
         record = self._points[point.device, point.key] = PointRecord(point.device, point.key, unit, poll, point.every_s)
-        if poll is not None:
-            poll.points.append(record)
+        if poll is None:
             if point.report is not None:
-                record.reporter = Reporter(point.report, point.every_s or poll.poll.every_s)
-                poll.reports = True
+                record.reporter = Reporter(point.report)
+                self._hears_reports = True
+            return record
+        poll.points.append(record)
+        if point.report is not None:
+            record.reporter = Reporter(point.report, point.every_s or poll.poll.every_s)
+            poll.reports = True
         return record
 
 

@@ -12,6 +12,7 @@ from drivers.serial.checksums import CRCS, crc
 from drivers.serial.config import SerialConfig
 from drivers.serial.driver import SerialDriver
 from drivers.serial.notation import to_bytes
+from drivers.serial.wire import LineErrors
 from gateway.config import parse_config
 from gateway.errors import ConfigError
 from tests.fakes.clock import FakeClock
@@ -35,6 +36,9 @@ class FakeWire:
     async def send(self, data, timeout_s):
         self.sent.append(data.decode("latin-1"))
         asyncio.get_running_loop().call_soon(self._driver._received, self._answers[self.sent[-1]].encode())
+
+    def complaints(self):
+        return LineErrors()
 
     def read_now(self):
         pass
