@@ -12,7 +12,7 @@ import re
 import typing
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Final, Literal, TypeVar
 from urllib.parse import urlsplit
 
 import yaml
@@ -38,6 +38,8 @@ from gateway.errors import ConfigError
 
 Port = Annotated[int, Field(ge=0, le=65535)]
 SYSTEM_STATE = Path("/var/lib/edge-gateway")
+PROVISION: Final = "provision"
+"""Who connects with this user name or client id wants to be provisioned, whatever credentials exist."""
 ModelT = TypeVar("ModelT", bound=BaseModel)
 
 
@@ -225,6 +227,11 @@ class BrokerConfig(Settings):
                 raise ValueError(f"{name} needs tls_cert and tls_key")
         if not self.websocket_path.startswith("/"):
             raise ValueError(f"websocket_path must begin with /, as in /mqtt; not {self.websocket_path!r}")
+        for origin in self.websocket_origins:
+            if re.fullmatch(r"https?://[^/]+", origin) is None:
+                raise ValueError(
+                    f"websocket_origins: {origin!r} is no page's origin: https://host or https://host:port, and no path"
+                )
         return self
 
 
@@ -428,6 +435,9 @@ class RulesConfig(Settings):
     )
     chains: tuple[Path, ...] = Field((), description="More chains, for nesting.")
     prefer_cloud: bool = Field(True, description="A root chain from the cloud takes the place of the local one.")
+    allow_credentials: bool = Field(
+        False, description="Lets 'fetch device credentials' nodes read the secrets of devices into messages."
+    )
     script_memory_bytes: PositiveInt = 16 << 20
     script_timeout_ms: PositiveInt = 500
     retry: RuleRetryConfig = Field(
@@ -478,6 +488,10 @@ class DeviceConfig(Settings):
         given = [key for key in ("access_token", "access_token_file", "mqtt_basic") if getattr(self, key) is not None]
         if len(given) > 1:
             raise ValueError(f"has {' and '.join(given)}; a device has one kind of credentials")
+        basic = self.mqtt_basic
+        names = (self.access_token and self.access_token.get_secret_value(), basic and basic.user_name)
+        if PROVISION in (*names, basic and basic.client_id):
+            raise ValueError(f"{PROVISION!r} as token, user_name or client_id asks for provisioning; take another one")
         return self
 
 
@@ -580,6 +594,9 @@ class LogConfig(Settings):
     level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
 
 
+_EVERYWHERE: Final = frozenset(("", "0.0.0.0", "::"))  # addresses that are those of all interfaces
+
+
 class GatewayConfig(Settings):
     """The whole file."""
 
@@ -620,6 +637,22 @@ class GatewayConfig(Settings):
                 raise ValueError(f"two devices are named {device.name!r}; names are unique on a gateway")
             seen.add(device.name)
         return devices
+
+    @model_validator(mode="after")
+    def _ports_of_its_own(self) -> GatewayConfig:
+        taken: dict[int, tuple[str, str]] = {}
+        for section in ("broker", "http"):
+            settings = getattr(self, section)
+            if section == "broker" and not settings.enabled:
+                continue
+            for name in ("port", "tls_port", "websocket_port", "websocket_tls_port"):
+                port, where = getattr(settings, name, None), f"{section}.{name}"
+                other, host = taken.get(port or 0, ("", ""))
+                if other and (host == settings.host or _EVERYWHERE & {host, settings.host}):
+                    raise ValueError(f"{where} is {port}, and so is {other}; each listener has a port of its own")
+                if port:
+                    taken.setdefault(port, (where, settings.host))
+        return self
 
     @property
     def state_dir(self) -> Path:
@@ -701,6 +734,7 @@ def parse_config(model: type[ModelT], tree: Any, where: str, folder: Path | None
 
 _PLAIN_WORDS: Mapping[str, str] = {
     "missing": "is missing",
+    "too_short": "must not be empty",
     "tuple_type": "must be a list: lines that begin with '- '",
     "dict_type": "must be a mapping of 'key: value' lines",
     "model_type": "must be a mapping of 'key: value' lines",

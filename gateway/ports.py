@@ -830,6 +830,10 @@ class StateReader(Protocol):
         """By id."""
         ...
 
+    def device_named(self, name: str) -> Device | None:
+        """By the name in the configuration, else by the cloud's."""
+        ...
+
     def profile(self, profile_id: UUID) -> DeviceProfile | None:
         """By id."""
         ...

@@ -43,7 +43,9 @@ STATEFUL: Final = frozenset(
 )
 """The changes that `State.apply` acts on."""
 
-IN_MEMORY_ENTITIES: Final = frozenset({"ALARM", "ASSET", "ASSET_PROFILE", "CUSTOMER", "OTA_PACKAGE", "RELATION"})
+IN_MEMORY_ENTITIES: Final = frozenset(
+    {"ALARM", "ASSET", "ASSET_PROFILE", "CUSTOMER", "OTA_PACKAGE", "RELATION", "TENANT"}
+)
 """Kinds of opaque entities that rules may ask for; the others are only in the store. Who writes them keeps
 their number bounded (`gateway.downlink.keeping`)."""
 

@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Literal
+from collections.abc import Callable
 
 from pydantic import Field
 
-from gateway.domain.entity import Device, EntityId, Json
+from gateway.domain.entity import EntityId, Json
 from gateway.domain.message import Message
 from gateway.errors import RejectedError
-from gateway.ports import Outcome, StateReader
-from gateway.rules.node import FAILURE, SUCCESS, Answer, NodeConfig, NodeEnv, Routed, Run, as_text, changed, node
+from gateway.ports import Outcome
+from gateway.rules.enrich import Target, enriched, series_of
+from gateway.rules.entities import ABSENT, entity_fields, field_at, field_text
+from gateway.rules.node import FAILURE, SUCCESS, Answer, Later, NodeConfig, NodeEnv, Routed, Run, node
 from gateway.rules.template import template
-
-Target = Literal["DATA", "METADATA"]
 
 
 class GetAttributesConfig(NodeConfig):
-    """Names may be templates."""
+    """Names may be templates. `getLatestValueWithTs`: telemetry as `{"ts", "value"}`."""
 
     fetch_to: Target = "METADATA"
     client_attribute_names: tuple[str, ...] = ()
@@ -26,11 +25,20 @@ class GetAttributesConfig(NodeConfig):
     server_attribute_names: tuple[str, ...] = ()
     latest_ts_key_names: tuple[str, ...] = ()
     tell_failure_if_absent: bool = False
+    get_latest_value_with_ts: bool = False
 
 
 @node("metadata.TbGetAttributesNode", "originator attributes", GetAttributesConfig)
 def get_attributes(config: GetAttributesConfig, env: NodeEnv) -> Run:
-    """Adds `cs_…`, `shared_…` and `ss_…`. What is missing fails the message, enriched by what was found."""
+    """Adds `cs_…`, `shared_…`, `ss_…` and latest telemetry under its own key."""
+    answer = attributes_of(config, env)
+    return lambda msg, out: answer(msg, msg.originator)
+
+
+def attributes_of(config: GetAttributesConfig, env: NodeEnv) -> Callable[[Message, EntityId], Answer]:
+    """The answer for a message and the entity that is asked for. What is missing fails the message, enriched by what
+    was found.
+    """
     state = env.state
     wanted = [
         (prefix, scope, template(name))
@@ -41,26 +49,42 @@ def get_attributes(config: GetAttributesConfig, env: NodeEnv) -> Run:
         )
         for name in names
     ]
-    absent = list(config.latest_ts_key_names)
-    if absent:
-        env.note("latest telemetry cannot be read by rules yet; its keys count as absent")
+    latest_keys = [template(name) for name in config.latest_ts_key_names]
 
-    def run(msg: Message, out: Outcome) -> Answer:
+    def attributes(msg: Message, entity: EntityId) -> tuple[dict[str, Json], list[str]]:
         found: dict[str, Json] = {}
-        missing = list(absent)
+        missing: list[str] = []
         for prefix, scope, name in wanted:
             key = name(msg)
-            attribute = state.attribute(msg.originator, scope, key)
+            attribute = state.attribute(entity, scope, key)
             if attribute is None:
                 missing.append(prefix + key)
             else:
                 found[prefix + key] = attribute.value
-        enriched = _enriched(msg, found, config.fetch_to)
-        if missing and config.tell_failure_if_absent:
-            return Routed((FAILURE,), (enriched,), f"not found: {', '.join(missing)}")
-        return Routed((SUCCESS,), (enriched,))
+        return found, missing
 
-    return run
+    def answer(msg: Message, found: dict[str, Json], missing: list[str]) -> Answer:
+        fuller = enriched(msg, found, config.fetch_to)
+        if missing and config.tell_failure_if_absent:
+            return Routed((FAILURE,), (fuller,), f"not found: {', '.join(missing)}")
+        return Routed((SUCCESS,), (fuller,))
+
+    def with_telemetry(msg: Message, entity: EntityId) -> Answer:
+        async def ask(out: Outcome) -> Answer:
+            latest = await series_of(env).latest(entity)
+            found, missing = attributes(msg, entity)
+            for name in latest_keys:
+                key = name(msg)
+                if key not in latest:
+                    missing.append(key)
+                    continue
+                ts_ms, value = latest[key]
+                found[key] = {"ts": ts_ms, "value": value} if config.get_latest_value_with_ts else value
+            return answer(msg, found, missing)
+
+        return Later(ask)
+
+    return with_telemetry if latest_keys else lambda msg, entity: answer(msg, *attributes(msg, entity))
 
 
 class OriginatorFieldsConfig(NodeConfig):
@@ -78,58 +102,17 @@ def get_originator_fields(config: OriginatorFieldsConfig, env: NodeEnv) -> Run:
     mapping = [(path.split("."), template(target)) for path, target in config.data_mapping.items()]
 
     def run(msg: Message, out: Outcome) -> Answer:
-        fields = _entity_fields(state, msg.originator)
+        fields = entity_fields(state, msg.originator)
         if fields is None:
             raise RejectedError(f"this {msg.originator.type.lower()} is not known here")
         found: dict[str, Json] = {}
         for path, target in mapping:
-            value: Json = fields
-            for part in path:
-                if not isinstance(value, Mapping) or part not in value:
-                    break
-                value = value[part]
-            else:
-                text = _field_text(value)
-                if not (config.ignore_null_strings and (value is None or text == "")):
-                    found[target(msg)] = text
-        return Routed((SUCCESS,), (_enriched(msg, found, config.fetch_to),))
+            value = field_at(fields, path)
+            if value is ABSENT:
+                continue
+            text = field_text(value)
+            if not (config.ignore_null_strings and (value is None or text == "")):
+                found[target(msg)] = text
+        return Routed((SUCCESS,), (enriched(msg, found, config.fetch_to),))
 
     return run
-
-
-def _entity_fields(state: StateReader, entity: EntityId) -> Mapping[str, Json] | None:
-    if entity.type == "DEVICE":
-        device = state.device(entity.id)
-        return _device_fields(device) if device else None
-    json = state.entity_json(entity.type, str(entity.id))
-    return json if isinstance(json, dict) else None
-
-
-def _device_fields(device: Device) -> Mapping[str, Json]:
-    own = {
-        "id": str(device.id),
-        "name": device.name,
-        "type": device.type,
-        "label": device.label,
-        "createdTime": device.created_ms,
-        "deviceProfileId": str(device.profile_id) if device.profile_id else None,
-        "additionalInfo": {"gateway": device.is_gateway},
-    }
-    return {**own, **device.json} if device.json else own
-
-
-def _field_text(value: Json) -> str:
-    if value is None:
-        return "null"
-    if isinstance(value, dict) and isinstance(value.get("id"), str) and "entityType" in value:
-        return str(value["id"])
-    return as_text(value)
-
-
-def _enriched(msg: Message, found: Mapping[str, Json], fetch_to: Target) -> Message:
-    """Values keep their type in the body, and become text in metadata."""
-    if fetch_to == "METADATA":
-        return changed(msg, metadata={**msg.metadata, **{key: as_text(value) for key, value in found.items()}})
-    if not isinstance(msg.data, dict):
-        raise RejectedError("the body is no object")
-    return changed(msg, data={**msg.data, **found})

@@ -9,21 +9,6 @@ from gateway.errors import RejectedError
 from gateway.rules.node import REGISTRY, NoConfig, NodeEnv, NodeKind, Run
 
 _TITLES: Final = {
-    "filter.TbAssetTypeSwitchNode": "asset profile switch",
-    "filter.TbCheckRelationNode": "check relation presence",
-    "filter.TbCheckAlarmStatusNode": "alarm status filter",
-    "geo.TbGpsGeofencingFilterNode": "gps geofencing filter",
-    "metadata.TbGetTelemetryNode": "originator telemetry",
-    "metadata.CalculateDeltaNode": "calculate delta",
-    "metadata.TbGetDeviceAttrNode": "related device attributes",
-    "metadata.TbGetRelatedAttributeNode": "related entity data",
-    "metadata.TbGetCustomerAttributeNode": "customer attributes",
-    "metadata.TbGetTenantAttributeNode": "tenant attributes",
-    "metadata.TbGetCustomerDetailsNode": "customer details",
-    "metadata.TbGetTenantDetailsNode": "tenant details",
-    "metadata.TbFetchDeviceCredentialsNode": "fetch device credentials",
-    "transform.TbChangeOriginatorNode": "change originator",
-    "transform.TbJsonPathNode": "json path",
     "mail.TbMsgToEmailNode": "to email",
     "action.TbDeviceStateNode": "device state",
     "action.TbCreateRelationNode": "create relation",

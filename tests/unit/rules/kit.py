@@ -60,6 +60,9 @@ class FakeState:
     def profile_named(self, name: str) -> DeviceProfile | None:
         return next((profile for profile in self.profiles.values() if profile.name == name), None)
 
+    def device_named(self, name: str) -> Device | None:
+        return next((device for device in self.devices.values() if device.name == name), None)
+
     def attribute(self, entity: EntityId, scope: str, key: str) -> Attribute | None:
         return self.attributes.get((entity, scope, key))
 
@@ -74,6 +77,12 @@ class FakeState:
 
     def entity_json(self, type_: str, key: str) -> Any:
         return self.entities.get((type_, key))
+
+    def entity_keys(self, type_: str) -> list[str]:
+        return [key for kind, key in self.entities if kind == type_]
+
+    def belongings(self, entity: EntityId) -> list[tuple[str, str]]:
+        return []
 
     def setting(self, name: str) -> None:
         return None

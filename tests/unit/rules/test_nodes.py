@@ -332,12 +332,6 @@ def test_originator_attributes_into_the_body_and_absent_ones():
     assert seen[0][1].data == {"a": 1, "ss_x": 2}
 
 
-def test_latest_telemetry_is_listed_as_missing():
-    node = ("metadata.TbGetAttributesNode", "get", {"latestTsKeyNames": ["t"], "tellFailureIfAbsent": "true"})
-    assert label_of(node) == ["failure"]
-    assert "latest telemetry" in Rules([node]).texts()[0]
-
-
 def test_originator_fields():
     mapping = {"name": "n", "label": "l_${x}", "additionalInfo.gateway": "g", "nope": "no", "a.b.c": "deep"}
     node = ("metadata.TbGetOriginatorFieldsNode", "get", {"dataMapping": mapping})
