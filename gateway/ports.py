@@ -962,6 +962,30 @@ class RuleTimers(Protocol):
         ...
 
 
+class RuleView(Protocol):
+    """What a person and the monitoring may ask of the rules. Methods raise `RejectedError` with a text for a person."""
+
+    def overview(self) -> dict[str, Any]:
+        """Chains with their nodes, counts and times; problems."""
+        ...
+
+    def document(self, chain: str) -> dict[str, Any]:
+        """One chain, by id or name, in ThingsBoard's export form; credentials hidden."""
+        ...
+
+    def debug_events(self, chain: str | None, node: str | None, after: int, limit: int) -> list[Json]:
+        """The newest `limit` debug events numbered above `after`, oldest first."""
+        ...
+
+    def debug(self, chain: str, node: str, seconds: float) -> float:
+        """Record all events of this node for so long; the seconds granted."""
+        ...
+
+    def metrics(self) -> Iterable[str]:
+        """Lines in the format of Prometheus."""
+        ...
+
+
 class RuleChains(Protocol):
     """The chains of the engine, as the downlink changes them (after they are durable)."""
 

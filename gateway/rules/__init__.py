@@ -4,7 +4,8 @@ A chain does not write: it turns one message into an `Outcome`, a list of change
 durable. Nothing here awaits or does I/O on the way of a message; scripts run in a sandbox with limits.
 """
 
+from gateway.rules.desk import RuleDesk
 from gateway.rules.engine import RuleEngine
 from gateway.rules.node import NodeProblem
 
-__all__ = ["NodeProblem", "RuleEngine"]
+__all__ = ["NodeProblem", "RuleDesk", "RuleEngine"]

@@ -73,6 +73,16 @@ class CompiledNode:
         self._left = messages
         self._wire()
 
+    @property
+    def mean_s(self) -> float:
+        """Seconds of one message, of those that were measured; 0 when none was."""
+        return self.timed_s / self.timed if self.timed else 0.0
+
+    @property
+    def is_debugged(self) -> bool:
+        """Debug events of it are recorded."""
+        return self._debugger is not None
+
     def _wire(self) -> None:
         """Whatever nobody wants costs nothing."""
         self.observer = joined(self._watcher, self._debugger)

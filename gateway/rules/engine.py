@@ -21,7 +21,8 @@ from gateway.domain.message import Message
 from gateway.errors import ConfigError
 from gateway.ports import AlarmBook, Clock, Outcome, SeriesReader, StateReader
 from gateway.rules.chain import ChainGraph, parse_chain, parse_document
-from gateway.rules.compiled import CompiledChain
+from gateway.rules.compiled import CompiledChain, CompiledNode
+from gateway.rules.debug import Debugger
 from gateway.rules.node import Enter, NodeProblem, Shared
 from gateway.rules.walk import Walker
 from gateway.rules.watch import Observer
@@ -64,6 +65,7 @@ class RuleEngine:
         self._shared = Shared(state, config, clock, counters)
         self._shared.series = series
         self._walker = Walker(self._shared, self._find_chain)
+        self.debugger = Debugger(clock, counters)
         self._local: dict[UUID, CompiledChain] = {}
         self._local_root: CompiledChain | None = None
         self._cloud: dict[UUID, _CloudChain] = {}
@@ -111,7 +113,12 @@ class RuleEngine:
     def _add_local(self, local: dict[UUID, CompiledChain], graph: ChainGraph, source: str, path: Path | None) -> None:
         if graph.id in local:
             raise ConfigError(str(path), f"the chain {graph.name!r} is here already (same id, or same name without id)")
-        local[graph.id] = CompiledChain(graph, source, self._shared, self._observer)
+        local[graph.id] = self._compiled(graph, source)
+
+    def _compiled(self, graph: ChainGraph, source: str) -> CompiledChain:
+        chain = CompiledChain(graph, source, self._shared, self._observer)
+        self.debugger.dress(chain, [spec.debug for spec in graph.nodes])
+        return chain
 
     # ── chains of the cloud ──
 
@@ -146,6 +153,7 @@ class RuleEngine:
         held = self._cloud.pop(chain_id, None)
         if held is not None and held.compiled is not None:
             held.compiled.end()
+            self.debugger.forget(chain_id)
         self._choose()
 
     def _compile(self, held: _CloudChain) -> None:
@@ -164,9 +172,12 @@ class RuleEngine:
             former = held.compiled
             if former is not None:
                 former.end()  # before the new one takes over what it holds
-            held.compiled = CompiledChain(graph, CLOUD, self._shared, self._observer)
+            held.compiled = self._compiled(graph, CLOUD)
             if former is not None:
                 former.end(held.compiled)
+        elif [spec.debug for spec in graph.nodes] != [spec.debug for spec in held.compiled.graph.nodes]:
+            held.compiled.graph = graph  # equal, but for what is to be recorded
+            self.debugger.dress(held.compiled, [spec.debug for spec in graph.nodes])
 
     def _choose(self) -> None:
         """Who is known, who is root. A new root ends the claims of earlier ones: an edge has one."""
@@ -288,20 +299,45 @@ class RuleEngine:
         return found + [problem for chain in self._chains.values() for problem in chain.problems]
 
     def chains(self) -> list[dict[str, Any]]:
-        """One summary a chain: id, name, root, source (`built-in`, `file`, `cloud`), nodes with their counters."""
+        """One summary a chain: id, name, root, source (`built-in`, `file`, `cloud`), nodes with their counters.
+
+        A node has `mean_us` once it was measured, `problem` when it answers Failure to everything, `debug` when its
+        events are recorded.
+        """
         return [
             {
                 "id": str(chain.id),
                 "name": chain.name,
                 "root": chain is self._root,
                 "source": chain.source,
-                "nodes": [
-                    {"name": node.name, "type": node.type, "messages": node.messages, "failures": node.failures}
-                    for node in chain.nodes
-                ],
+                "nodes": [_summary(node) for node in chain.nodes],
             }
             for chain in self._chains.values()
         ]
+
+    def all(self) -> Iterable[CompiledChain]:
+        """The chains, as they are now."""
+        return self._chains.values()
+
+    def is_root(self, chain: CompiledChain) -> bool:
+        """Of what has no chain of its own."""
+        return chain is self._root
+
+
+def _summary(node: CompiledNode) -> dict[str, Any]:
+    told: dict[str, Any] = {
+        "name": node.name,
+        "type": node.type,
+        "messages": node.messages,
+        "failures": node.failures,
+    }
+    if node.timed:
+        told["mean_us"] = round(node.mean_s * 1e6, 1)
+    if node.problem:
+        told["problem"] = node.problem
+    if node.is_debugged:
+        told["debug"] = True
+    return told
 
 
 DEFAULT_CHAIN: Final = "default_chain.json"

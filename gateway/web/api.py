@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from gateway.web.orders import Orders
     from gateway.web.raw import RawDesk
+    from gateway.web.rules import RuleRoutes
 
 MAX_ROWS = 10_000
 MAX_BODY_BYTES = 65_536
@@ -39,6 +40,7 @@ class LocalApi:
     name = "api"
     orders: Orders | None = None
     raw: RawDesk | None = None
+    rules: RuleRoutes | None = None
     claim: Callable[[str, str], Awaitable[ClaimStatus]] | None = None
     sync: Callable[[bool], Awaitable[dict[str, Any]]] | None = None
     ota: Callable[[], dict[str, Any]] | None = None
@@ -72,6 +74,7 @@ class LocalApi:
                 Route("/metrics", self._get_metrics),
                 *(self.orders.routes() if self.orders else ()),
                 *(self.raw.routes() if self.raw else ()),
+                *(self.rules.routes() if self.rules else ()),
             ]
         )
 
@@ -181,6 +184,7 @@ class LocalApi:
 
         lines = [f"edge_gateway_{name.replace('.', '_')}_total {count}\n" for name, count in self._counters().items()]
         lines += [f"edge_gateway_{name.replace('.', '_')} {value}\n" for name, value in self._gauges().items()]
+        lines += self.rules.metrics() if self.rules else ()
         return PlainTextResponse("".join(lines), media_type="text/plain; version=0.0.4")
 
 
