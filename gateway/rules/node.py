@@ -145,6 +145,8 @@ class Shared:
         self.series: SeriesReader | None = None  # for nodes that answer `Later`; None where chains are only checked
         self.script_s = 0.0  # what the scripts of the message under way have taken
         self.written: Recent = Recent(10_000)  # attributes on their way to the disk
+        self.relations: Recent = Recent(10_000)  # by entity: those on their way to the disk
+        self.made: Recent = Recent(1_000)  # entities that nodes have made
         self._sent_ms: Recent = Recent(10_000)  # time of the newest attribute event of an entity and scope
 
     def attributes_ms(self, entity: EntityId, scope: str, ts_ms: int) -> int:

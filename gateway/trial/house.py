@@ -200,7 +200,7 @@ class Trial:
                 "type": thing.get("type", "Contains"),
                 "typeGroup": "COMMON",
             }
-            key = f"{ends['from'].id}|{ends['to'].id}|{json['type']}"
+            key = "{0.type}:{0.id}>COMMON/{2}>{1.type}:{1.id}".format(ends["from"], ends["to"], json["type"])
             await self.put([SaveEntity("RELATION", key, json)])
             return
         elif "setting" in thing:

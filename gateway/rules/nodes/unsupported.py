@@ -11,8 +11,6 @@ from gateway.rules.node import REGISTRY, NoConfig, NodeEnv, NodeKind, Run
 _TITLES: Final = {
     "mail.TbMsgToEmailNode": "to email",
     "action.TbDeviceStateNode": "device state",
-    "action.TbCreateRelationNode": "create relation",
-    "action.TbDeleteRelationNode": "delete relation",
     "geo.TbGpsGeofencingActionNode": "gps geofencing events",
     "action.TbAssignToCustomerNode": "assign to customer",
     "action.TbUnassignFromCustomerNode": "unassign from customer",
