@@ -44,6 +44,7 @@ _ELSEWHERE: Mapping[str, tuple[str, str]] = {
     "import": ("gateway.cli_import", "import_"),
     "mappings": ("gateway.cli_mappings", "mappings"),
     "resend": ("gateway.cli_events", "resend"),
+    "serial": ("gateway.cli_serial", "serial"),
     "rules": ("gateway.cli_rules", "rules"),
     "sync": ("gateway.cli_sync", "sync"),
 }

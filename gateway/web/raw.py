@@ -3,8 +3,10 @@ of the bus, so that it never collides with polling.
 
     POST /buses/raw  {"bus", "unit", "pdu": hexadecimal digits, "who"?}
 
-The answer is `{"pdu": digits, "took_ms"}`, or `{"error", "kind", "took_ms"}` when the unit (`silent`) or the whole bus
-(`lost`) gave none. What may change something is logged with who asked, as they named themselves.
+    POST /buses/trace {"bus", "after"}: what passed on the line behind that number, for who looks on: `{"rows": […]}`
+
+The answer to the first is `{"pdu": digits, "took_ms"}`, or `{"error", "kind", "took_ms"}` when the unit (`silent`) or
+the whole bus (`lost`) gave none. What may change something is logged with who asked, as they named themselves.
 """
 
 from __future__ import annotations
@@ -12,9 +14,10 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
+from gateway.domain.entity import Json
 from gateway.errors import BusLost, RejectedError, TransientError
 from gateway.ports import Clock, RawRequest
 
@@ -41,6 +44,10 @@ class RawCalls(Protocol):
         """Done with the PDU that answers."""
         ...
 
+    def trace(self, after: int) -> Sequence[Mapping[str, Json]]:
+        """What passed on the line. Raises `RejectedError`, `TransientError`."""
+        ...
+
 
 class RawDesk:
     """The route. `bus` finds a bus by its name, or raises `RejectedError`."""
@@ -52,7 +59,10 @@ class RawDesk:
         """For the application of the local API."""
         from starlette.routing import Route
 
-        return [Route("/buses/raw", self._post, methods=["POST"])]
+        return [
+            Route("/buses/raw", self._post, methods=["POST"]),
+            Route("/buses/trace", self._trace, methods=["POST"]),
+        ]
 
     async def _post(self, request: Request) -> Response:
         from starlette.responses import JSONResponse
@@ -61,6 +71,20 @@ class RawDesk:
             return JSONResponse(await self._carry_out(_words(await _body(request))))
         except RejectedError as error:
             return JSONResponse({"error": str(error)}, 400)
+
+    async def _trace(self, request: Request) -> Response:
+        from starlette.responses import JSONResponse
+
+        try:
+            words = _object(await _body(request), frozenset({"bus", "after"}))
+            after = words.get("after", 0)
+            if not isinstance(words.get("bus"), str) or type(after) is not int:
+                raise RejectedError("bus: a text; after: a number")
+            return JSONResponse({"rows": list(self._bus(words["bus"]).trace(after))})
+        except RejectedError as error:
+            return JSONResponse({"error": str(error)}, 400)
+        except TransientError as error:
+            return JSONResponse({"error": str(error)}, 503)
 
     async def _carry_out(self, words: Mapping[str, Any]) -> dict[str, Any]:
         bus = self._bus(words["bus"])
@@ -71,8 +95,9 @@ class RawDesk:
             said: dict[str, Any] = {"pdu": answer.hex()}
         except TransientError as error:
             said = {"error": str(error), "kind": "lost" if isinstance(error, BusLost) else "silent"}
-        if command.pdu[:1] and command.pdu[0] not in _READ_ONLY:
-            what = f"{words['bus']}: unit {command.unit}: request {command.pdu.hex()}"
+        if command.pdu[:1] and (command.pdu[0] not in _READ_ONLY or not command.unit):
+            where = f"{words['bus']}: unit {command.unit}" if command.unit else words["bus"]
+            what = f"{where}: request {command.pdu.hex()}"
             log.info("%s by hand of %s: %s", what, words["who"], said.get("pdu") or said.get("error") or "sent")
         said["took_ms"] = round((self._clock.monotonic_s() - started_s) * 1000)
         return said
@@ -87,15 +112,20 @@ async def _body(request: Request) -> bytes:
     return data
 
 
-def _words(data: bytes) -> Mapping[str, str]:
+def _object(data: bytes, known: frozenset[str]) -> dict[str, Any]:
     try:
         words = json.loads(data)
     except (ValueError, RecursionError):
         words = None
     if not isinstance(words, dict):
         raise RejectedError("a request is a JSON object")
-    if unknown := sorted(words.keys() - _KEYS):
-        raise RejectedError(f"unknown: {', '.join(unknown)}; known are {', '.join(sorted(_KEYS))}")
+    if unknown := sorted(words.keys() - known):
+        raise RejectedError(f"unknown: {', '.join(unknown)}; known are {', '.join(sorted(known))}")
+    return words
+
+
+def _words(data: bytes) -> Mapping[str, str]:
+    words = _object(data, _KEYS)
     words.setdefault("who", "somebody")
     for name in ("bus", "unit", "pdu", "who"):
         if not isinstance(words.get(name), str):
