@@ -37,6 +37,7 @@ from gateway.devices import (
     Pipeline,
     Refreshing,
     RpcDesk,
+    SettledSeries,
     State,
     Ticking,
     found_devices,
@@ -99,7 +100,7 @@ class Gateway:
             store, snapshot = opened
             committer = GroupCommitter(store, clock, counters, gather_s=config.store.commit_every_s)
             state = State(snapshot)
-            rules = RuleEngine(state, config.rules, clock, counters, store)
+            rules = RuleEngine(state, config.rules, clock, counters, SettledSeries(store, committer))
             rules.restore(snapshot.local)
             rules.load_files()
             _restore_chains(rules, snapshot)

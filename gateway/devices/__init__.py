@@ -8,6 +8,7 @@ from gateway.devices.ota_folder import OtaFolder, read_manifest
 from gateway.devices.pipeline import Pipeline
 from gateway.devices.refreshing import Refreshing
 from gateway.devices.rpc import RpcDesk
+from gateway.devices.settled import SettledSeries
 from gateway.devices.state import State
 from gateway.devices.ticking import Ticking
 
@@ -20,6 +21,7 @@ __all__ = [
     "Pipeline",
     "Refreshing",
     "RpcDesk",
+    "SettledSeries",
     "State",
     "Ticking",
     "found_devices",

@@ -15,7 +15,7 @@ from uuid import UUID, uuid5
 import orjson
 
 from gateway.config import RulesConfig
-from gateway.devices import Pipeline, State
+from gateway.devices import Pipeline, SettledSeries, State
 from gateway.domain.changes import (
     AppendEvent,
     Change,
@@ -144,7 +144,8 @@ class Trial:
     async def _start(self) -> None:
         snapshot = await self.store.load()
         self.state = State(snapshot)
-        self.engine = RuleEngine(self.state, self._config, self.clock, self._counters, self.store)
+        series = SettledSeries(self.store, self._committer)
+        self.engine = RuleEngine(self.state, self._config, self.clock, self._counters, series)
         self.engine.restore(snapshot.local)
         self.engine.load_files()
         self.engine.settle()
