@@ -783,7 +783,7 @@ class Outcome:
     changes: list[Change] = field(default_factory=list)
     calls: list[RuleCall] = field(default_factory=list)
     replies: list[RuleReply] = field(default_factory=list)
-    notices: list[AttributeNotice] = field(default_factory=list)
+    notices: list[AttributeNotice | StateNotice] = field(default_factory=list)
     errors: list[str] = field(default_factory=list)
     emitted: list[Message] = field(default_factory=list)
     waits: list[Callable[[], Awaitable[Outcome]]] = field(default_factory=list)
@@ -816,6 +816,17 @@ class AttributeNotice:
     entity: EntityId
     values: Mapping[str, Value] | None
     deleted: Sequence[str] = ()
+
+
+@dataclass(slots=True)
+class StateNotice:
+    """A chain reports that a device connected, was active, fell silent …: `event` is the type of the message about it.
+    Known to connectivity after the commit; `ts_ms` is when that was.
+    """
+
+    device_id: UUID
+    event: str
+    ts_ms: int
 
 
 def attributes_mark(entity: EntityId, scope: str) -> str:

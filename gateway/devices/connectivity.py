@@ -25,7 +25,7 @@ from gateway.domain.changes import Change, SaveAttributes
 from gateway.domain.entity import Device, Json
 from gateway.domain.message import Message, MessageType
 from gateway.domain.telemetry import AttributeScope, Value
-from gateway.ports import Clock, Committer, Receipt
+from gateway.ports import Clock, Committer, Receipt, StateNotice
 from gateway.supervise import Counters
 
 if TYPE_CHECKING:
@@ -115,6 +115,35 @@ class Connectivity:
         """As the attribute will be when all commits are done."""
         record = self._records.get(device_id)
         return record is not None and record.is_active is True
+
+    def reported(self, notice: StateNotice) -> None:
+        """A rule chain says so: for a device that has no session here, or whose session does not tell. What is older
+        than what is known changes nothing.
+        """
+        device = self._state.device(notice.device_id)
+        if device is None:
+            return
+        record, now_ms = self._record(device), self._clock.now_ms()
+        at_ms, event = min(notice.ts_ms, now_ms), MessageType(notice.event)
+        written: dict[str, Value] = {}
+        match event:
+            case MessageType.ACTIVITY_EVENT if at_ms > record.activity_ms:
+                record.activity_ms = at_ms
+                record.heard_s = self._clock.monotonic_s() - (now_ms - at_ms) / 1000
+                if record.is_active:
+                    return  # written with the others, once a minute
+                record.is_active = written["active"] = True
+                record.alarm_ms = written["inactivityAlarmTime"] = 0
+            case MessageType.CONNECT_EVENT if at_ms > record.connect_ms:
+                record.connect_ms = written["lastConnectTime"] = at_ms
+            case MessageType.DISCONNECT_EVENT if at_ms > record.disconnect_ms:
+                record.disconnect_ms = written["lastDisconnectTime"] = at_ms
+            case MessageType.INACTIVITY_EVENT if at_ms > max(record.activity_ms, record.alarm_ms):
+                record.is_active = written["active"] = False
+                record.alarm_ms = written["inactivityAlarmTime"] = at_ms
+            case _:
+                return
+        self._tell(device, record, written, [self._message(device, record, event, now_ms)], now_ms)
 
     # ── the rounds ──
 

@@ -234,6 +234,7 @@ class Inlet:
         self.connectivity = Connectivity(
             state, pipeline, committer, clock, counters, self._sessions, self._through_gateways, self._visits
         )
+        pipeline.on_state = self.connectivity.reported
         self.notices = Notices(state, pipeline, clock, counters)
         self._owed: dict[UUID, set[str]] = {}  # as the settings will be when all commits are done
         self._moved: dict[UUID, UUID] = {}

@@ -19,7 +19,16 @@ from gateway.domain.changes import Change, DeleteAttributes, SaveAttributes
 from gateway.domain.entity import EntityId
 from gateway.domain.message import Message
 from gateway.domain.telemetry import Attribute
-from gateway.ports import AttributeNotice, Committer, Outcome, Receipt, RuleCall, RuleProcessor, RuleReply
+from gateway.ports import (
+    AttributeNotice,
+    Committer,
+    Outcome,
+    Receipt,
+    RuleCall,
+    RuleProcessor,
+    RuleReply,
+    StateNotice,
+)
 from gateway.supervise import Counters
 
 log = logging.getLogger(__name__)
@@ -29,15 +38,18 @@ MAX_EMITTED: Final = 1000
 
 
 class Pipeline:
-    """From messages to receipts. `on_notice`, `on_call` and `on_reply` are run after the commit."""
+    """From messages to receipts. `on_notice`, `on_state`, `on_call` and `on_reply` are run after the commit."""
 
     def __init__(self, rules: RuleProcessor, committer: Committer, state: State, counters: Counters) -> None:
         self._rules, self._committer, self._state, self._counters = rules, committer, state, counters
         self.on_notice: Callable[[AttributeNotice], None] = _nobody
+        self.on_state: Callable[[StateNotice], None] = _nobody
         self.on_call: Callable[[RuleCall], None] = _nobody
         self.on_reply: Callable[[RuleReply], None] = _nobody
         self.on_error: Callable[[str], None] = _nobody  # a message has failed
         self.on_settled: Callable[[Sequence[Change]], None] = _nobody  # a unit that changes state is durable, or lost
+        self.intake: Callable[[Message], Outcome] = rules.process
+        """What a message from outside goes through; who records it stands before the rules."""
         self._complained: set[str] = set()
         self.held = Held()
         self.on_submit: Callable[[Receipt, Sequence[Change]], None] | None = None
@@ -53,7 +65,7 @@ class Pipeline:
             messages = list(messages)
             if behind := self.held.behind(message.originator for message in messages):
                 return self._hold(changes, None, messages, behind)
-        process = self._rules.process
+        process = self.intake
         rest = iter(messages)
         for message in rest:
             outcome = process(message)
@@ -118,7 +130,7 @@ class Pipeline:
                 later = self._gather(outcome, changes, later)
             if not waiting:
                 break
-            outcome = self._rules.process(waiting.popleft())
+            outcome = self.intake(waiting.popleft())
             changes += outcome.changes
             later = self._gather(outcome, changes, later)
         self._submit(changes, later).add_done_callback(lambda done: _pass_on(done, receipt))
@@ -185,7 +197,10 @@ class Pipeline:
         if done.cancelled() or done.exception() is not None:
             return
         for notice in later.notices:
-            self.on_notice(notice)
+            if isinstance(notice, StateNotice):
+                self.on_state(notice)
+            else:
+                self.on_notice(notice)
         for call in later.calls:
             self.on_call(call)
         for reply in later.replies:

@@ -16,6 +16,7 @@ from gateway.rules.nodes import (
     origin,
     periodic,
     presence,
+    profile,
     related,
     relation,
     rpc,
@@ -23,13 +24,14 @@ from gateway.rules.nodes import (
     timed,
     transformation,
     unsupported,
+    whereabouts,
 )
 
 __all__ = [
     "action",
     "aggregate",
-    "change",
     "alarm",
+    "change",
     "delta",
     "edge",
     "enrichment",
@@ -41,6 +43,7 @@ __all__ = [
     "origin",
     "periodic",
     "presence",
+    "profile",
     "related",
     "relation",
     "rpc",
@@ -48,4 +51,5 @@ __all__ = [
     "timed",
     "transformation",
     "unsupported",
+    "whereabouts",
 ]

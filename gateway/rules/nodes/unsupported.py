@@ -10,8 +10,6 @@ from gateway.rules.node import REGISTRY, NoConfig, NodeEnv, NodeKind, Run
 
 _TITLES: Final = {
     "mail.TbMsgToEmailNode": "to email",
-    "action.TbDeviceStateNode": "device state",
-    "geo.TbGpsGeofencingActionNode": "gps geofencing events",
     "action.TbAssignToCustomerNode": "assign to customer",
     "action.TbUnassignFromCustomerNode": "unassign from customer",
     "action.TbCopyAttributesToEntityViewNode": "copy to view",

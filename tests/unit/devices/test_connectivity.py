@@ -8,7 +8,7 @@ import pytest
 from gateway.devices.connectivity import CHECK_S, REPORT_S
 from gateway.domain.telemetry import TsKv
 from gateway.errors import RejectedError
-from gateway.ports import Snapshot
+from gateway.ports import Outcome, Snapshot, StateNotice
 from tests.fakes.house import FakeChannel, House, settle
 
 SERVER = "SERVER_SCOPE"
@@ -266,3 +266,31 @@ async def test_a_deleted_device_is_forgotten():
         await house.clock.advance(CHECK_S)
         assert told(house) == []
         assert not house.inlet.connectivity._records
+
+
+async def test_what_a_chain_reports_of_a_device_is_known_after_the_commit_and_old_news_change_nothing():
+    async with watched_house() as house:
+        device, now_ms = house.add_device(), house.clock.now_ms()
+
+        async def report(event, ts_ms):
+            await house.pipeline.resume(Outcome(notices=[StateNotice(device.id, event, ts_ms)]))
+            await settle()
+            return told(house)
+
+        assert await report("ACTIVITY_EVENT", now_ms - 5) == ["ACTIVITY"]
+        assert await report("ACTIVITY_EVENT", now_ms - 4) == []
+        assert await report("CONNECT_EVENT", now_ms - 3) == ["CONNECT"]
+        assert await report("CONNECT_EVENT", now_ms - 4) == []
+        assert await report("INACTIVITY_EVENT", now_ms - 4) == []
+        assert await report("INACTIVITY_EVENT", now_ms + 1_000_000) == ["INACTIVITY"]
+        assert await report("DISCONNECT_EVENT", now_ms) == ["DISCONNECT"]
+        assert held(house, device) == {
+            "active": False,
+            "inactivityAlarmTime": now_ms,
+            "lastActivityTime": now_ms - 4,
+            "lastConnectTime": now_ms - 3,
+            "lastDisconnectTime": now_ms,
+        }
+        await house.clock.advance(5)
+        assert told(house) == []
+        assert not house.inlet.connectivity.is_active(device.id)
