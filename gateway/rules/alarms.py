@@ -90,19 +90,18 @@ class Alarms:
             propagation=propagation,
             identity=self._state.identity(),
         )
-        self.save(out, alarm)
+        self.save(out, alarm["id"]["id"], alarm)
         return alarm
 
-    def clear(self, out: Outcome, alarm: Mapping[str, Json], details: Json) -> dict[str, Json]:
+    def clear(self, out: Outcome, key: str, alarm: Mapping[str, Json], details: Json) -> dict[str, Json]:
         """At this moment; `details` None: they stay."""
         kept = alarm.get("details") if details is None else details
         cleared = with_status(alarm, cleared=True, clearTs=self._clock.now_ms(), details=kept)
-        self.save(out, cleared)
+        self.save(out, key, cleared)
         return cleared
 
-    def save(self, out: Outcome, alarm: Json) -> None:
+    def save(self, out: Outcome, key: str, alarm: Json) -> None:
         """As it is now."""
-        key = str(alarm["id"]["id"])
         out.changes.append(SaveEntity(_KIND, key, alarm))
         self._put(key, alarm)
 

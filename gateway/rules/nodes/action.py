@@ -50,28 +50,6 @@ def _one_line(text: str) -> str:
     return line if len(line) <= MAX_LINE_CHARS else line[:MAX_LINE_CHARS] + "…"
 
 
-@node("profile.TbDeviceProfileNode", "device profile (deprecated)", NoConfig)
-def device_profile(config: NoConfig, env: NodeEnv) -> Run:
-    """Passes everything on. A profile with alarm rules is listed as a problem: nobody evaluates them here."""
-    state, note = env.state, env.note
-    is_noted = False
-
-    def run(msg: Message, out: Outcome) -> Answer:
-        nonlocal is_noted
-        if is_noted:
-            return SUCCESS
-        device = state.device(msg.originator.id) if msg.originator.type == "DEVICE" else None
-        profile = state.profile(device.profile_id) if device and device.profile_id else None
-        if profile is not None and profile.json:
-            data = profile.json.get("profileData")
-            if isinstance(data, dict) and data.get("alarms"):
-                note("alarm rules of profiles are not evaluated yet")
-                is_noted = True
-        return SUCCESS
-
-    return run
-
-
 def _pass_through(config: NoConfig, env: NodeEnv) -> Run:
     """Nothing to do here."""
     return lambda msg, out: SUCCESS

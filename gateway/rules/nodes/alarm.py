@@ -76,7 +76,7 @@ class _Create:
         data = _alarm_data(msg) if self._config.use_message_alarm_data else None
         type_ = self._type(msg) if data is None else str(data["type"])
         held = self._alarms.open_alarm(msg.originator, type_)
-        alarm = None if held is None else held[1]
+        key, alarm = held or ("", None)
         severity, propagation, details = self._wanted(msg, data, alarm)
         if alarm is None:
             fresh = self._alarms.create(
@@ -95,7 +95,7 @@ class _Create:
         fresh = with_status(alarm, severity=severity, endTs=now_ms, details=details, **propagation.to_json())
         if not is_modified(alarm, fresh):
             return SUCCESS
-        self._alarms.save(out, fresh)
+        self._alarms.save(out, key, fresh)
         return _told(msg, out, fresh, _UPDATED, "isExistingAlarm", MessageType.ENTITY_UPDATED.value, self._node_id)
 
     def _wanted(
@@ -127,13 +127,13 @@ def clear_alarm(config: DetailsConfig, env: NodeEnv) -> Run:
 
     def run(msg: Message, out: Outcome) -> Answer:
         if msg.originator.type == "ALARM":
-            alarm = alarms.alarm(str(msg.originator.id))
+            key = str(msg.originator.id)
+            alarm = alarms.alarm(key)
         else:
-            held = alarms.open_alarm(msg.originator, type_of(msg))
-            alarm = None if held is None else held[1]
+            key, alarm = alarms.open_alarm(msg.originator, type_of(msg)) or ("", None)
         if alarm is None or alarm.get("cleared") is True:
             return FALSE
-        cleared = alarms.clear(out, alarm, details_of(msg, alarm))
+        cleared = alarms.clear(out, key, alarm, details_of(msg, alarm))
         return _told(msg, out, cleared, _CLEARED, "isClearedAlarm", "ALARM_CLEAR", node_id)
 
     return run

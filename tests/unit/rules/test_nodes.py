@@ -478,14 +478,14 @@ def test_pass_through(kind):
     assert label_of((kind, "n", {})) == ["success"]
 
 
-def test_alarm_rules_of_a_profile_are_listed_once():
+def test_alarm_rules_that_cannot_be_read_are_listed_once():
     rules = Rules([("profile.TbDeviceProfileNode", "profile", {}), PUSH], (0, 1, "Success"))
     rules.run()
     assert rules.texts() == []
     rules.state.add_device(profile_json={"profileData": {"alarms": [{"id": "1"}]}})
     assert len(rules.run().changes) == 1
     rules.run()
-    assert rules.texts() == ["alarm rules of profiles are not evaluated yet"]
+    assert rules.texts() == ["profile 'Press': alarms[0] (without a type) is not evaluated: alarmType must be a text"]
 
 
 def test_log_writes_one_line_and_not_too_many(caplog):
