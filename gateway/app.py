@@ -60,12 +60,13 @@ from gateway.fieldbus.servers import parse_servers
 from gateway.health import Forecast, Watchdog, written_bytes
 from gateway.health.watchdog import notify
 from gateway.ports import Clock, CloudEvents, CloudLink, Snapshot, Store
-from gateway.rules import RuleEngine
+from gateway.rules import Recorder, RuleDesk, RuleEngine
 from gateway.store import GroupCommitter, PackageFiles, open_store
 from gateway.supervise import Backoff, Counters, SystemClock, supervise
 from gateway.web import DeviceHttp, LocalApi
 from gateway.web.orders import Orders
 from gateway.web.raw import RawDesk
+from gateway.web.rules import RuleRoutes
 
 log = logging.getLogger(__name__)
 
@@ -108,6 +109,11 @@ class Gateway:
             pipeline = Pipeline(rules, committer, state, counters)
             pipeline.on_settled = rules.settled
             rooms.push_async_callback(pipeline.close)
+            recorder: Recorder | None = None
+            if config.rules.record is not None:
+                place = config.state_dir / "recordings"
+                recorder = Recorder(config.rules.record, place, rules.process, state, clock, counters)
+                pipeline.intake = recorder.process
             rpc = RpcDesk(pipeline, state, clock, counters, config.rpc.strategy)
             inlet = Inlet(state, pipeline, committer, rpc, clock, counters)
             inlet.sub_devices.max_devices = config.broker.max_devices
@@ -266,6 +272,11 @@ class Gateway:
                     api.ota = ota.overview
                     api.points = fieldbus.points
                     api.raw = RawDesk(fieldbus.bus, clock)
+                    rule_desk = RuleDesk(rules, clock)
+                    api.rules = RuleRoutes(rule_desk)
+                    keep(rule_desk.name, rule_desk.serve)
+                    if recorder is not None:
+                        keep(recorder.name, recorder.serve)
                     api.orders = Orders(parked_desk, history_desk, clock)
                     api.claim = inlet.claims.claim
                     keep(api.name, api.serve)

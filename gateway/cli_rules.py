@@ -14,7 +14,7 @@ from urllib.parse import quote
 import click
 
 from gateway import cli
-from gateway.cli_rules_test import fail, test
+from gateway.cli_rules_test import fail, replay, test
 from gateway.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -31,6 +31,7 @@ def rules() -> None:
 
 
 rules.add_command(test)
+rules.add_command(replay)
 
 
 @rules.command()

@@ -56,6 +56,48 @@ def test(
     sys.exit(1 if any(outcome.mismatches for outcome in outcomes) else 0)
 
 
+@click.command("replay")
+@click.argument("chain", type=_FILE)
+@click.argument("recordings", nargs=-1, required=True, type=click.Path(path_type=Path, exists=True))
+@click.option("--chains", "more", multiple=True, type=_FILE, help="More chains, for nesting; again for more.")
+@click.option("--setup", type=_FILE, help="Attributes, entities, relations that are there before, a line each.")
+@click.option("--wait", "wait_s", default=0.0, type=click.FloatRange(0), help="Seconds that pass after the last line.")
+@click.option("--json", "as_json", is_flag=True, help="Everything as JSON, with the results of lines that failed.")
+def replay(
+    chain: Path, recordings: tuple[Path, ...], more: tuple[Path, ...], setup: Path | None, wait_s: float, as_json: bool
+) -> None:
+    """Recorded messages (`rules.record`; files or folders) through CHAIN, offline: what they would cause.
+
+    Exit code 0, 1 when a message failed or a node cannot work, 78 when a file cannot be used.
+    """
+    from gateway.config import RulesConfig
+    from gateway.trial.cases import read_lines
+    from gateway.trial.replay import recorded
+    from gateway.trial.replay import replay as play
+
+    logging.getLogger("gateway").addHandler(logging.NullHandler())
+    try:
+        things = read_lines(setup) if setup is not None else []
+        config = RulesConfig(root_chain=chain, chains=more)
+        summary, failed = asyncio.run(play(config, recorded(recordings), things, wait_s))
+    except ConfigError as error:
+        fail(error)
+    if as_json:
+        click.echo(json.dumps(summary.as_json() | {"failed": failed}, indent=2))
+    else:
+        caused = ", ".join(f"{count} {what}" for what, count in summary.caused.items()) or "nothing"
+        click.echo(f"{summary.messages} messages in {summary.seconds:.0f} s caused: {caused}")
+        width = max(map(len, summary.nodes), default=0)
+        for place, count in summary.nodes.items():
+            failures = summary.failures.get(place, 0)
+            click.echo(f"  {place:{width}} {count:>10}" + (f"  {failures} failures" if failures else ""))
+        for text, count in summary.errors.most_common():
+            click.echo(f"failed {count} times: {text}")
+        for problem in summary.problems:
+            click.echo(f"problem: {problem}")
+    sys.exit(1 if summary.errors or summary.problems else 0)
+
+
 class _Outcome:
     """One case that was walked."""
 

@@ -7,5 +7,6 @@ durable. Nothing here awaits or does I/O on the way of a message; scripts run in
 from gateway.rules.desk import RuleDesk
 from gateway.rules.engine import RuleEngine
 from gateway.rules.node import NodeProblem
+from gateway.rules.record import Recorder
 
-__all__ = ["NodeProblem", "RuleDesk", "RuleEngine"]
+__all__ = ["NodeProblem", "Recorder", "RuleDesk", "RuleEngine"]

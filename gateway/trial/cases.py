@@ -7,7 +7,7 @@ it names are compared; an error that is not expected is always a mismatch.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -24,7 +24,7 @@ KEYS: Final = frozenset(
 )
 
 
-_MISUSE: Final = (RejectedError, ValueError, KeyError, TypeError, AttributeError)
+MISUSE: Final = (RejectedError, ValueError, KeyError, TypeError, AttributeError)
 """What a line of another shape than it should be raises."""
 
 
@@ -84,27 +84,30 @@ def find_cases(folder: Path) -> list[Path]:
 
 
 def read_lines(path: Path) -> list[Json]:
-    """JSON objects, one a line; empty lines and lines that begin with `#` are left out.
+    """All of `iterate_lines`, without their numbers."""
+    return [item for _, item in iterate_lines(path)]
+
+
+def iterate_lines(path: Path) -> Iterator[tuple[int, Json]]:
+    """JSON objects, one a line, with their number; empty lines and lines that begin with `#` are left out.
 
     Raises:
         ConfigError: With the line.
     """
     try:
-        text = path.read_text(encoding="utf-8")
+        with path.open("rb") as file:
+            for number, line in enumerate(file, 1):
+                if not line.strip() or line.lstrip().startswith(b"#"):
+                    continue
+                try:
+                    item = orjson.loads(line)
+                except orjson.JSONDecodeError as error:
+                    raise ConfigError(f"{path}, line {number}", f"is no JSON: {error}") from None
+                if not isinstance(item, dict):
+                    raise ConfigError(f"{path}, line {number}", "must be an object")
+                yield number, item
     except OSError as error:
         raise ConfigError(str(path), f"cannot be read: {error.strerror}") from None
-    found = []
-    for number, line in enumerate(text.splitlines(), 1):
-        if not line.strip() or line.lstrip().startswith("#"):
-            continue
-        try:
-            item = orjson.loads(line)
-        except orjson.JSONDecodeError as error:
-            raise ConfigError(f"{path}, line {number}", f"is no JSON: {error}") from None
-        if not isinstance(item, dict):
-            raise ConfigError(f"{path}, line {number}", "must be an object")
-        found.append(item)
-    return found
 
 
 async def run_case(case: Case) -> tuple[list[Result], list[Mismatch]]:
@@ -122,14 +125,14 @@ async def walk(case: Case) -> list[Result]:
         for number, thing in enumerate(case.setup, 1):
             try:
                 await trial.set_up(thing)
-            except _MISUSE as error:
-                raise ConfigError(f"{case.name}, set-up, line {number}", _said(error)) from None
+            except MISUSE as error:
+                raise ConfigError(f"{case.name}, set-up, line {number}", misuse_text(error)) from None
         results: list[Result] = []
         for number, line in enumerate(case.messages, 1):
             try:
                 result = await trial.send(line)
-            except _MISUSE as error:
-                raise ConfigError(f"{case.name}, messages, line {number}", _said(error)) from None
+            except MISUSE as error:
+                raise ConfigError(f"{case.name}, messages, line {number}", misuse_text(error)) from None
             if number == 1 and problems:
                 result["problems"] = problems
             results.append(result)
@@ -156,7 +159,8 @@ def agreed(one: Json, other: Json) -> Json:
     return one if one == other else "*"
 
 
-def _said(error: Exception) -> str:
+def misuse_text(error: Exception) -> str:
+    """One of `MISUSE`, for a person."""
     return f"{error} is missing" if isinstance(error, KeyError) else str(error)
 
 

@@ -119,8 +119,8 @@ class _Committer:
 class Trial:
     """One chain document at work. `async with` it; then send messages, let time pass, look at what was caused."""
 
-    def __init__(self, config: RulesConfig) -> None:
-        self.clock = TrialClock()
+    def __init__(self, config: RulesConfig, now_ms: int | None = None) -> None:
+        self.clock = TrialClock() if now_ms is None else TrialClock(now_ms)
         self._config = config
         self._counters = Counters()
         self.store = MemoryStore()
