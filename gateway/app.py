@@ -19,6 +19,7 @@ from gateway import __version__
 from gateway.broker import MqttBroker, load_acl
 from gateway.broker.mapping import Rules
 from gateway.broker.mapping_rules import load_sets
+from gateway.broker.profile_topics import check_profiles
 from gateway.config import (
     BrokerConfig,
     CloudConfig,
@@ -399,6 +400,7 @@ def check(config: GatewayConfig) -> list[str]:
     ]
     found_devices(wanted, state, 0)
     load_acl(config.broker)
+    check_profiles(config.broker.profiles)
     Rules(load_sets(config.mappings))
     has_local = config.broker.enabled and config.broker.local_topics
     if config.mappings.sets and not has_local and config.external_broker.host is None:

@@ -32,14 +32,13 @@ from pydantic import (
 )
 
 from gateway.domain.cloud_event import WhenFull
+from gateway.domain.onboarding import PROVISION_USER
 from gateway.domain.rates import LIMIT_NAMES, Limits, Rates, Sender, parse_rate
 from gateway.domain.rpc import RpcStrategy
 from gateway.errors import ConfigError
 
 Port = Annotated[int, Field(ge=0, le=65535)]
 SYSTEM_STATE = Path("/var/lib/edge-gateway")
-PROVISION: Final = "provision"
-"""Who connects with this user name or client id wants to be provisioned, whatever credentials exist."""
 ModelT = TypeVar("ModelT", bound=BaseModel)
 
 
@@ -490,8 +489,10 @@ class DeviceConfig(Settings):
             raise ValueError(f"has {' and '.join(given)}; a device has one kind of credentials")
         basic = self.mqtt_basic
         names = (self.access_token and self.access_token.get_secret_value(), basic and basic.user_name)
-        if PROVISION in (*names, basic and basic.client_id):
-            raise ValueError(f"{PROVISION!r} as token, user_name or client_id asks for provisioning; take another one")
+        if PROVISION_USER in (*names, basic and basic.client_id):
+            raise ValueError(
+                f"{PROVISION_USER!r} as token, user_name or client_id asks for provisioning; take another one"
+            )
         return self
 
 

@@ -23,25 +23,40 @@ READ_BYTES: Final = 32_768
 """Read from a socket at a time, so the most that waits here of a connection that is not read from."""
 
 QUIET_S: Final = 60.0
-"""Bad payloads of a device are logged once in this time, whatever it sends between them."""
+"""What is wrong with a device is logged once in this time and kind, whatever it sends between them."""
+
+
+_MAX_QUIET: Final = 50_000  # then all may be said again
 
 
 class Complaints:
-    """Bad payloads: logged now and then for each device; the caller counts them all."""
+    """What devices do wrong: logged now and then for each device and kind; the caller counts them all."""
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
-        self._logged_s: dict[UUID, float] = {}
+        self._logged_s: dict[tuple[UUID, str], float] = {}
 
     def bad(self, device: Device, topic: str, reason: str, what: str = "bad payload") -> None:
         """Only the reason is logged, never the payload."""
-        now_s = self._clock.monotonic_s()
-        logged_s = self._logged_s.get(device.id)
-        if logged_s is None or now_s - logged_s >= QUIET_S:
-            self._logged_s[device.id] = now_s
+        if self._is_due(device, what):
             # A device profile's own topics have levels that the device chooses: they make no lines of their own here.
             shown = topic if topic.isprintable() else repr(topic)
             log.warning("device %r: %s on %s: %s; further ones are only counted", device.name, what, shown, reason)
+
+    def refused(self, device: Device, reason: str) -> None:
+        """Its connection is refused or ended; such a device comes again at once."""
+        if self._is_due(device, reason):
+            log.warning("device %r: %s; further ones are only counted", device.name, reason)
+
+    def _is_due(self, device: Device, what: str) -> bool:
+        now_s, key = self._clock.monotonic_s(), (device.id, what)
+        logged_s = self._logged_s.get(key)
+        if logged_s is not None and now_s - logged_s < QUIET_S:
+            return False
+        if len(self._logged_s) >= _MAX_QUIET:
+            self._logged_s.clear()
+        self._logged_s[key] = now_s
+        return True
 
 
 class Desk:

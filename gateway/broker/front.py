@@ -407,7 +407,8 @@ class Connection(asyncio.BufferedProtocol):
     def _admit(self, packet: Connect, device: Device) -> None:
         desk = self._desk
         if not auth.speaks_mqtt(desk.inlet.profile_of(device)):
-            log.warning("device %r: its profile is bound to another transport than MQTT; refused", device.name)
+            desk.counters.add("broker.connects_refused")
+            desk.complaints.refused(device, "its profile is bound to another transport than MQTT; refused")
             self._turn_down(packet, auth.UNAVAILABLE)
             return
         packet.user_name = packet.password = None  # not needed any more, so not kept
@@ -488,6 +489,9 @@ class Connection(asyncio.BufferedProtocol):
         """
         is_present, expiry_s = not packet.is_clean and packet.version != 5, 0
         hub, will = self._desk.local, packet.will
+        if will is not None and (hub is None or not is_local(will.topic)):
+            self._desk.counters.add("broker.wills_ignored")
+            self._desk.complaints.bad(device, will.topic, "it is never published: only local topics have one", "will")
         if hub is not None and (packet.client_id or (will is not None and is_local(will.topic))):
             self._local = self._new_member(packet, device)
             if packet.client_id:
@@ -568,6 +572,10 @@ class Connection(asyncio.BufferedProtocol):
     def _too_slow(self) -> None:
         if self._closed_s is None:
             self._desk.counters.add("broker.slow_readers_closed")
-            log.warning("device %r reads too slowly: over %d bytes wait; closed", self._name, self._max_write_bytes)
+            text = f"reads too slowly: over {self._max_write_bytes} bytes wait; closed"
+            if self.device is not None:
+                self._desk.complaints.refused(self.device, text)
+            else:
+                log.debug("%s: %s", self._address, text)
             self._closed_s = self._desk.clock.monotonic_s()
             self._transport.abort()

@@ -121,7 +121,14 @@ class MqttBroker:
         house.desk.packages, house.desk.rates = self.packages, self._rates
         try:
             await self._listen(house)
-            log.info("listening for MQTT on %s port %d", self._config.host, self.port)
+            for what, port in (
+                ("MQTT", self.port),
+                ("MQTT over TLS", self.tls_port),
+                ("MQTT over WebSocket", self.websocket_port),
+                ("MQTT over WebSocket and TLS", self.websocket_tls_port),
+            ):
+                if port is not None:
+                    log.info("listening for %s on %s port %d", what, self._config.host, port)
             self.ready.set()
             await house.live()
         finally:

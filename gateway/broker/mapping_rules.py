@@ -59,6 +59,12 @@ class Take(_WithMap):
     flatten: bool = False
     exclude: tuple[str, ...] = ()
 
+    def places(self) -> set[str]:
+        """What `key` may name beside parts of the topic: `1` is what the first wildcard of the path matched."""
+        segments = self.path.split(".") if self.path else []
+        first = next((index for index, segment in enumerate(segments) if "*" in segment), len(segments) - 1)
+        return {str(number) for number in range(1, len(segments[max(first, 0) :]) + 1)}
+
 
 class TimeAt(Settings):
     """Where the time stamp stands, and how it is written. Without it the time of arrival counts."""
@@ -146,6 +152,13 @@ class UpRule(Settings):
             take.path == "" and not take.key for take in self.telemetry + self.attributes
         ):
             raise ValueError("a plain payload has no name of its own; give key")
+        for where, takes in (("telemetry", self.telemetry), ("attributes", self.attributes)):
+            for index, take in enumerate(takes):
+                known = parts | take.places()
+                unknown_ones = sorted(set(PLACE.findall(take.key or "")) - known)
+                if unknown_ones:
+                    names = ", ".join(sorted(known)) or "nothing"
+                    raise ValueError(f"{where}[{index}].key: there is no {{{unknown_ones[0]}}} here; known: {names}")
         return self
 
 

@@ -22,10 +22,13 @@ from gateway.broker.gateway_forms import (
     PROTOBUF_GATEWAY,
     GatewayForms,
 )
+from gateway.broker.proto_schema import SchemaError
+from gateway.broker.protobuf import Codec
 from gateway.broker.topic_tree import is_valid_filter
 from gateway.broker.topics import V1, Family, FilterKind, Intent, PublishTopic, filter_kind, publish_topic
 from gateway.config import ProfileConfig
 from gateway.domain.entity import DeviceProfile
+from gateway.errors import ConfigError
 
 log = logging.getLogger(__name__)
 
@@ -111,6 +114,27 @@ class Transports:
                 self._kept.popitem(last=False)
         self._kept.move_to_end(profile.id)
         return known[1]
+
+
+def check_profiles(configured: Iterable[ProfileConfig]) -> None:
+    """What a start would take, and devices would suffer from: a schema that cannot be used, a profile named twice.
+
+    Raises:
+        ConfigError: Which schema, and the line in it.
+    """
+    seen: set[str] = set()
+    for index, item in enumerate(configured):
+        where = f"broker.profiles[{index}]"
+        if item.name in seen:
+            raise ConfigError(where, f"the profile {item.name!r} stands twice; put its settings into one")
+        seen.add(item.name)
+        for member in ("telemetry_schema", "attributes_schema", "rpc_request_schema", "rpc_response_schema"):
+            text = getattr(item, member)
+            try:
+                if text is not None:
+                    Codec(text)
+            except SchemaError as error:
+                raise ConfigError(f"{where}.{member}", str(error)) from None
 
 
 def matches(topic_filter: str, topic: str) -> bool:

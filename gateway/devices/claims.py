@@ -25,7 +25,7 @@ from gateway.domain.entity import NULL_UUID, Device, Json
 from gateway.domain.onboarding import ClaimStatus
 from gateway.domain.telemetry import AttributeScope, Value
 from gateway.ports import Clock, Receipt
-from gateway.supervise import Counters
+from gateway.supervise import Counters, FewLines
 
 if TYPE_CHECKING:
     from gateway.devices.pipeline import Pipeline
@@ -46,6 +46,7 @@ class Claims:
 
     def __init__(self, state: State, pipeline: Pipeline, clock: Clock, counters: Counters) -> None:
         self._state, self._pipeline, self._clock, self._counters = state, pipeline, clock, counters
+        self._log = FewLines(log, clock)  # a device may say it as often as it likes
         self.is_allowed_by_default = True
         self._coming: dict[UUID, Json] = {}  # records on their way to the disk
         self._ending: set[UUID] = set()  # claims on their way to the disk
@@ -56,7 +57,7 @@ class Claims:
         refusal = self._refusal(device, now_ms)
         if refusal is not None:
             self._counters.add("devices.claims_ignored")
-            log.info("device %r: its claim is ignored: %s", device.name, refusal)
+            self._log.warning("device %r: its claim is ignored: %s", device.name, refusal)
             return self._pipeline.commit(())
         if not 0 < duration_ms <= MAX_DURATION_MS:
             duration_ms = DEFAULT_DURATION_MS if duration_ms <= 0 else MAX_DURATION_MS

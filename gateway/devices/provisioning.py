@@ -40,7 +40,7 @@ from gateway.domain.onboarding import (
 from gateway.domain.telemetry import AttributeScope, Value
 from gateway.errors import RejectedError
 from gateway.ports import Clock
-from gateway.supervise import Counters
+from gateway.supervise import Counters, FewLines
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -79,6 +79,7 @@ class Provisioning:
     ) -> None:
         self._names = names or Names()
         self._state, self._pipeline, self._clock, self._counters = state, pipeline, clock, counters
+        self._log = FewLines(log, clock)  # whoever is refused comes again and again
         self.local: Sequence[ProvisionKey] = ()
         self.max_devices = 20_000
         self.on_replaced: Callable[[EntityId], None] = lambda entity: None
@@ -105,7 +106,7 @@ class Provisioning:
                 raise RejectedError("its profile provisions by certificates only, over TLS")
         except RejectedError as error:
             self._counters.add("devices.provisionings_failed")
-            log.warning("device %r, profile %r: not provisioned: %s", name[:MAX_NAME_CHARS], key.profile, error)
+            self._log.warning("device %r, profile %r: not provisioned: %s", name[:MAX_NAME_CHARS], key.profile, error)
             return FAILURE
         self._counters.add("devices.provisioned")
         log.info("device %r was provisioned, profile %r", name, key.profile)
@@ -128,7 +129,7 @@ class Provisioning:
         return None
 
     async def _admit(self, key: ProvisionKey, chain: CertificateChain) -> Device | None:
-        name = _name_of(chain.common_name, key)
+        name = _name_of(chain.common_name, key, self._log)
         if name is None:
             return None
         await self._names.turn_of(name)
@@ -139,7 +140,7 @@ class Provisioning:
         credentials = x509_credentials(chain.lines[0])
         if known is None:
             if not key.may_create:
-                log.warning("certificate of %r: no such device, and profile %r creates none", name, key.profile)
+                self._log.warning("certificate of %r: no such device, and profile %r creates none", name, key.profile)
                 return None
             device, changes = self._new(key, name, credentials, is_gateway=False)
             await self._commit(name, device, credentials, changes, is_new=True)
@@ -147,7 +148,7 @@ class Provisioning:
             log.info("device %r was created by its certificate, profile %r", name, key.profile)
             return device
         if known.type != key.profile:
-            log.warning("certificate of %r: the device has profile %r, not %r", name, known.type, key.profile)
+            self._log.warning("certificate of %r: the device has profile %r, not %r", name, known.type, key.profile)
             return None
         device = replace(known, credentials=credentials)
         event = self._event(known.id, Action.CREDENTIALS_UPDATED)
@@ -305,21 +306,21 @@ def _key_of(profile: DeviceProfile, json: Mapping[str, Json]) -> ProvisionKey:
     )
 
 
-def _name_of(common_name: str, key: ProvisionKey) -> str | None:
+def _name_of(common_name: str, key: ProvisionKey, few: FewLines) -> str | None:
     """Group 1 of the profile's pattern in the leaf's common name; a pattern without a group: all of its match."""
     try:
         match = re.search(key.name_pattern, common_name[:MAX_NAME_CHARS]) if key.name_pattern else None
     except re.error as error:
-        log.warning("profile %r: certificateRegExPattern cannot be used: %s", key.profile, error)
+        few.warning("profile %r: certificateRegExPattern cannot be used: %s", key.profile, error)
         return None
     name = (match[1] if match.re.groups else match[0]) if match is not None else None
     if not name:
-        log.warning("a certificate's common name does not fit the pattern of profile %r", key.profile)
+        few.warning("a certificate's common name does not fit the pattern of profile %r", key.profile)
         return None
     try:
         check_name("device", name)
     except RejectedError as error:
-        log.warning("a certificate of profile %r: %s", key.profile, error)
+        few.warning("a certificate of profile %r: %s", key.profile, error)
         return None
     return name
 

@@ -67,6 +67,24 @@ async def test_retained_messages_and_wills_are_served():
         assert (await hears.receive()).payload == b"gone"
 
 
+@pytest.mark.parametrize("has_local", [True, False])
+async def test_a_will_that_no_one_will_ever_hear_is_told(caplog, has_local):
+    topics = ["v1/devices/me/telemetry", "v1/gateway/rpc", "/provision/response", "$SYS/x"]
+    async with site(local_topics=has_local) as here:
+        hears, _ = await here.connect(4, "tok2")
+        hears.send(encode.subscribe(4, 1, [("#", 1), ("v1/devices/me/attributes", 1), ("v1/gateway/rpc", 1)]))
+        await hears.receive()
+        for topic in topics:
+            says, session = await here.connect(5, will=Publish(topic, b'{"gone":1}', 1))
+            says.writer.transport.abort()
+        await here.until(lambda: not session.is_open)
+        assert await hears.ping() == []
+        assert session.posted == []
+        assert here.counters.get("broker.wills_ignored") == len(topics)
+    told = "device 'pump': will on v1/devices/me/telemetry: it is never published: only local topics have one"
+    assert caplog.text.count("never published") == caplog.text.count(told) == 1
+
+
 async def test_a_polite_goodbye_publishes_no_will():
     async with site() as here:
         hears, _ = await here.connect(4, "tok2")

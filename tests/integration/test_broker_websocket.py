@@ -1,6 +1,7 @@
 """MQTT over WebSocket: what a browser or a paho client does, and what goes wrong frame by frame."""
 
 import asyncio
+import logging
 import threading
 
 import paho.mqtt.client as mqtt
@@ -30,6 +31,16 @@ async def peer(here):
     peer = await WebPeer.open(here.broker.websocket_port)
     yield peer
     peer.close()
+
+
+async def test_each_listener_has_a_line_in_the_log(caplog):
+    with caplog.at_level(logging.INFO):
+        async with site(websocket_port=0) as here:
+            ports = here.broker.port, here.broker.websocket_port
+    assert [line for line in caplog.messages if line.startswith("listening for")] == [
+        f"listening for MQTT on 127.0.0.1 port {ports[0]}",
+        f"listening for MQTT over WebSocket on 127.0.0.1 port {ports[1]}",
+    ]
 
 
 def publish_with_paho(port, version):

@@ -156,7 +156,7 @@ async def test_wrong_secrets_count_as_wrong_passwords_do(caplog):
     assert "gu3ss" not in caplog.text
 
 
-async def test_a_device_of_another_transport_is_turned_down():
+async def test_a_device_of_another_transport_is_turned_down(caplog):
     async with street() as (house, room):
         profile = DeviceProfile(id=time_uuid(), name="boiler", origin="CLOUD", json={"transportType": "COAP"})
         house.state.apply([SaveProfile(profile)])
@@ -164,6 +164,8 @@ async def test_a_device_of_another_transport_is_turned_down():
         for version, code in ((4, 3), (5, 0x88)):
             async with peer(room, version, user_name="tok") as here:
                 assert await here.receive() == Connack(False, code)
+        assert house.counters.get("broker.connects_refused") == 2
+    assert caplog.text.count("bound to another transport") == 1  # it comes again every few seconds
 
 
 async def test_a_claim_over_mqtt():

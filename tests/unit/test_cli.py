@@ -57,6 +57,11 @@ def check(tmp_path, text):
         ("broker: {tls_port: 0, tls_cert: no.pem, tls_key: no.pem}", "broker.tls_cert: no.pem cannot be read"),
         ("broker: {tls_client_ca: bad.json}", "broker.tls_client_ca: bad.json is not PEM"),
         ("broker: {tls_port: 0, tls_cert: half.pem, tls_key: half.pem}", "broker.tls_cert: half.pem and the key"),
+        (
+            'broker: {profiles: [{name: A, attributes_schema: "syntax = \\"proto3\\";\\nmessage X {"}]}',
+            "broker.profiles[0].attributes_schema: line 2: ",
+        ),
+        ("broker: {profiles: [{name: A}, {name: A}]}", "broker.profiles[1]: the profile 'A' stands twice"),
         ("cloud: {ssl_enabled: true, ssl_cert: no.pem}", "cloud.ssl_cert: no.pem cannot be read"),
     ],
 )

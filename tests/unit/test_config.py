@@ -58,7 +58,12 @@ def test_sample_shows_every_key():
         ("buses: [x]", "buses[0]", "must be a mapping"),
         ("broker: 1", "broker", "must be a mapping"),
         ("devices: [{nam: A}]", "devices[0].nam", "did you mean 'name'?"),
-        ("devices: [{name: A, access_token: ''}]", "devices[0].access_token", "at least 1"),
+        ("devices: [{name: A, access_token: ''}]", "devices[0].access_token", "must not be empty"),
+        ("devices: [{name: A, access_token: provision}]", "devices[0]", "take another one"),
+        ("devices: [{name: A, mqtt_basic: {client_id: provision}}]", "devices[0]", "take another one"),
+        ("http: {port: 1883}", "(file)", "http.port is 1883, and so is broker.port"),
+        ("broker: {websocket_port: 1883}", "(file)", "broker.websocket_port is 1883"),
+        ("broker: {websocket_origins: [panel.example]}", "broker", "'panel.example' is no page's origin"),
         (
             "devices: [{name: A, access_token: x, mqtt_basic: {user_name: u}}]",
             "devices[0]",

@@ -213,6 +213,8 @@ def test_numbers_of_plain_payloads_are_numbers_whatever_is_cast():
         ({"up": [{"topic": "a/{device}", "payload": "text", "telemetry": [{}]}]}, "up[0]", "give key"),
         ({"up": [{"topic": "a/{device}", "telemetry": [{"path": "x", "map": {True: 1}}]}]}, "up[0].telemetry[0].map", 'write "ON"'),
         ({"up": [{"topic": "a/{device}", "telemetry": [{}], "time": {"path": "t", "zone": "Mars"}}]}, "up[0].time", "zone 'Mars'"),
+        ({"up": [{"topic": "a/{device}", "telemetry": [{"path": "x", "key": "{2}"}]}]}, "up[0]", "telemetry[0].key: there is no {2} here; known: 1, device"),
+        ({"up": [{"topic": "a/{device}", "attributes": [{"path": "a.*.b", "key": "{unit}_{2}"}]}]}, "up[0]", "attributes[0].key: there is no {unit} here; known: 1, 2, device"),
         ({"down": [{"topic": "a"}]}, "down[0]", "exactly one of"),
         ({"down": [{"rpc": "x", "attributes": "y", "topic": "a"}]}, "down[0]", "exactly one of"),
         ({"down": [{"rpc": "x", "topic": "a/+"}]}, "down[0]", "topic to publish to"),

@@ -10,6 +10,7 @@ import pytest
 from gateway.domain.changes import SaveDevice
 from gateway.domain.onboarding import parse_claim
 from gateway.domain.payloads import PayloadError
+from gateway.supervise import MOST_LINES
 from tests.fakes.house import FakeChannel, House
 
 DAY_MS = 86_400_000
@@ -56,6 +57,14 @@ async def test_the_first_record_wins_until_it_expires(house):
     await session.claim("two", 0)
     house.clock._now_ms += DAY_MS - 1
     assert await claim(house, "two") == "SUCCESS"
+
+
+async def test_a_device_that_claims_without_end_does_not_fill_the_log(house, caplog):
+    session = connect(house, house.add_device())
+    for _ in range(200):
+        await session.claim("k", 0)
+    assert house.counters.get("devices.claims_ignored") == 199
+    assert caplog.text.count("its claim is ignored: an earlier one still stands") == MOST_LINES
 
 
 async def test_two_at_once(house):
