@@ -21,6 +21,7 @@ PARTS = (
     "modbus_tcp",
     "modbus_late",
     "modbus_replug",
+    "serial_replug",
     "field_bus",
     "reconnects",
     "full_sync",

@@ -4,6 +4,7 @@ import asyncio
 import os
 import pty
 import tty
+from contextlib import suppress
 from pathlib import Path
 
 
@@ -16,13 +17,22 @@ class SerialLine:
         self.answers: dict[bytes, bytes] = {}  # to what has come, whole
         self._master: int | None = None
         self._slave: int | None = None
+        self._decoys: list[int] = []  # hold numbers that are not wanted
+        self.tty = ""
 
-    def plug(self) -> "SerialLine":
+    def plug(self, *, new_number: bool = False) -> "SerialLine":
+        """`new_number`: under another tty than the last time."""
         self._master, self._slave = pty.openpty()
+        while new_number and os.ttyname(self._slave) == self.tty:
+            self._decoys += (self._master, self._slave)
+            self._master, self._slave = pty.openpty()
+        while len(self._decoys) > (4 if new_number else 0):
+            os.close(self._decoys.pop(0))
+        self.tty = os.ttyname(self._slave)
         tty.setraw(self._slave)
         os.set_blocking(self._master, False)
         self.name.unlink(missing_ok=True)
-        self.name.symlink_to(os.ttyname(self._slave))
+        self.name.symlink_to(self.tty)
         asyncio.get_running_loop().add_reader(self._master, self._came)
         return self
 
@@ -34,9 +44,17 @@ class SerialLine:
             os.close(self._master)
             self._master = self._slave = None
 
+    def end(self) -> None:
+        """Gone for good."""
+        self.pull()
+        while self._decoys:
+            os.close(self._decoys.pop())
+
     def say(self, data: bytes) -> None:
-        assert self._master is not None
-        os.write(self._master, data)
+        """Lost while the adapter is away or nobody reads, as on a wire."""
+        if self._master is not None:
+            with suppress(BlockingIOError):
+                os.write(self._master, data)
 
     def deafen(self) -> None:
         """Nothing is taken off the line any more."""

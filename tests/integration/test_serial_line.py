@@ -1,8 +1,10 @@
 """The driver on real pseudo terminals: what is said unasked, questions, adapters that vanish, lines that say nothing."""
 
 import asyncio
+import os
 import time
 from contextlib import asynccontextmanager, suppress
+from itertools import pairwise
 
 import pytest
 import yaml
@@ -71,7 +73,7 @@ async def running(tmp_path, text, is_plugged=True, **settings):
             task.cancel()
             with suppress(asyncio.CancelledError):
                 await task
-            line.pull()
+            line.end()
 
 
 def is_true(condition):
@@ -116,18 +118,23 @@ async def test_what_there_is_no_room_for_is_counted(tmp_path, monkeypatch):
 
 async def test_an_adapter_that_is_pulled_and_plugged_is_open_again_within_two_seconds(tmp_path):
     async with running(tmp_path, SCALE) as scene:
+        descriptors, ttys = [], []
         for turn in range(5):
             await soon(lambda: scene.driver.wire.is_open, "not open")
+            descriptors.append(len(os.listdir("/proc/self/fd")))
+            ttys.append(scene.line.tty)
             scene.line.say(b"W%d\r\n" % turn)
             await soon(lambda turn=turn: scene.heard[-1:] == [turn], "not heard")
             scene.line.say(b"W99")  # cut off by the pull: belongs to no later frame
             scene.line.pull()
             await soon(lambda: not scene.driver.wire.is_open, "the loss is not seen")
-            scene.line.plug()
+            scene.line.plug(new_number=True)
             plugged_s = time.monotonic()
             await soon(lambda: scene.driver.wire.is_open, "not open again")
             assert time.monotonic() - plugged_s < 2
         assert scene.driver.line()["opens"] == 6
+        assert all(before != after for before, after in pairwise(ttys))
+        assert descriptors[-1] <= descriptors[0] + 4, "those that the line itself holds to get new numbers"
 
 
 async def test_a_port_that_is_not_there_stops_nothing_and_says_what_would_be(tmp_path):
