@@ -14,6 +14,7 @@ from urllib.parse import quote
 import click
 
 from gateway import cli
+from gateway.cli_rules_build import build
 from gateway.cli_rules_test import fail, replay, test
 from gateway.errors import ConfigError
 
@@ -32,6 +33,7 @@ def rules() -> None:
 
 rules.add_command(test)
 rules.add_command(replay)
+rules.add_command(build)
 
 
 @rules.command()

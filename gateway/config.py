@@ -35,6 +35,7 @@ from gateway.domain.cloud_event import WhenFull
 from gateway.domain.onboarding import PROVISION_USER
 from gateway.domain.rates import LIMIT_NAMES, Limits, Rates, Sender, parse_rate
 from gateway.domain.rpc import RpcStrategy
+from gateway.domain.short_rules import ShortRule
 from gateway.errors import ConfigError
 
 Port = Annotated[int, Field(ge=0, le=65535)]
@@ -433,7 +434,12 @@ class RulesConfig(Settings):
         description="ThingsBoard JSON (export form). Default: the built-in edge root chain, until the cloud sends one.",
     )
     chains: tuple[Path, ...] = Field((), description="More chains, for nesting.")
-    prefer_cloud: bool = Field(True, description="A root chain from the cloud takes the place of the local one.")
+    short: tuple[ShortRule, ...] = Field(
+        (), description="Short forms that make a root chain: docs/rules-short.md, `edge-gateway rules build`."
+    )
+    prefer_cloud: bool = Field(
+        True, description="A root chain from the cloud takes the place of the local one. With `short`: false."
+    )
     allow_credentials: bool = Field(
         False, description="Lets 'fetch device credentials' nodes read the secrets of devices into messages."
     )
@@ -447,6 +453,20 @@ class RulesConfig(Settings):
     record: RuleRecordConfig | None = Field(
         None, description="{dir, max_bytes, devices, profiles}: record messages for `edge-gateway rules replay`."
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _short_forms_stay(cls, tree: Any) -> Any:
+        return {"prefer_cloud": False, **tree} if isinstance(tree, dict) and tree.get("short") else tree
+
+    @model_validator(mode="after")
+    def _one_root(self) -> RulesConfig:
+        if self.short and self.root_chain is not None:
+            raise ValueError("root_chain and short both make the root chain: leave one of them out")
+        for number, rule in enumerate(self.short[:-1]):
+            if not rule.profiles and not rule.devices:
+                raise ValueError(f"short[{number}] is for all devices: give it profiles or devices, or put it last")
+        return self
 
 
 class TokenCredentials(Settings):

@@ -44,6 +44,17 @@ _STORE_MORE = """\
   #   schema_name: edge_gateway
 """
 
+_RULES_MORE = """\
+  # Short forms instead of a chain (docs/rules-short.md; more in config/rules/short.yaml):
+  #   short:
+  #     - profiles: [boiler]                        # or devices: ["Boiler-*"]; neither: all
+  #       steps:
+  #         - alarm: {key: temperature, when: "> 90", clear_when: "< 85", for_s: 30, severity: MAJOR}
+  #         - every: {seconds: 60, send: [min, max, avg], raw: save}
+  #     - steps:
+  #         - on_change: {by: 0.5, longest_silence_s: 600}
+"""
+
 _DEVICES = """
 # Devices that this gateway creates and announces to the cloud. Without credentials a token is made.
 devices: []
@@ -86,7 +97,7 @@ _SECTIONS: tuple[tuple[str, type[BaseModel], str], ...] = (
     ("external_broker", ExternalBrokerConfig, ""),
     ("http", HttpConfig, ""),
     ("cloud", CloudConfig, ""),
-    ("rules", RulesConfig, ""),
+    ("rules", RulesConfig, _RULES_MORE),
     ("ota", OtaConfig, ""),
     ("provisioning", ProvisioningConfig, ""),
     ("rpc", RpcConfig, ""),

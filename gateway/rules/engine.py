@@ -24,6 +24,7 @@ from gateway.rules.chain import ChainGraph, parse_chain, parse_document
 from gateway.rules.compiled import CompiledChain, CompiledNode
 from gateway.rules.debug import Debugger
 from gateway.rules.node import Enter, NodeProblem, Shared
+from gateway.rules.short import DEFAULT_CHAIN, short_chain
 from gateway.rules.walk import Walker
 from gateway.rules.watch import Observer
 from gateway.supervise import Counters
@@ -32,6 +33,7 @@ log = logging.getLogger(__name__)
 
 BUILT_IN: Final = "built-in"
 FILE: Final = "file"
+SHORT: Final = "short"
 CLOUD: Final = "cloud"
 
 
@@ -94,7 +96,10 @@ class RuleEngine:
         """
         local: dict[UUID, CompiledChain] = {}
         path = self._config.root_chain
-        if path is None:
+        if path is None and self._config.short:
+            graphs = parse_document(short_chain(self._config.short), "")
+            root, source = graphs[0], SHORT
+        elif path is None:
             graphs = parse_document(orjson.loads(resources.files(__package__).joinpath(DEFAULT_CHAIN).read_bytes()), "")
             root, source = graphs[0], BUILT_IN
         else:
@@ -338,9 +343,6 @@ def _summary(node: CompiledNode) -> dict[str, Any]:
     if node.is_debugged:
         told["debug"] = True
     return told
-
-
-DEFAULT_CHAIN: Final = "default_chain.json"
 
 
 def read_tree(path: Path) -> Json:
