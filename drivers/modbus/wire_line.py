@@ -177,6 +177,7 @@ class LineMaster:
         now_s = self._clock.monotonic_s
         seen = bytearray()
         others = self.strays
+        other_unit = None
         while (wait_s := until_s - now_s()) > 0:
             data = data or await self._line.read(wait_s)
             if not data:
@@ -193,12 +194,18 @@ class LineMaster:
                     self._silent_in_a_row = 0
                     return pdu
                 self.strays += 1
+                other_unit = unit if unit != expected.unit else other_unit
             if self.strays == others and self._is_damaged(seen, expected):
                 raise Damaged(f"a damaged answer: {bytes(seen[:12]).hex(' ')} …")
             data = b""
         if seen:
             self._silent_in_a_row = 0
             start = bytes(seen[:12]).hex(" ")
+            if other_unit is not None:
+                raise Silent(
+                    f"no answer in {self._timing.timeout_s:g} s; unit {other_unit} answered in its place: is it late, "
+                    f"or set to another number than it should be? {start}"
+                )
             raise Silent(f"no answer in {self._timing.timeout_s:g} s; {len(seen)} bytes that are none: {start}")
         self._silent_in_a_row += 1
         if self._silent_in_a_row == self._renew_after:
