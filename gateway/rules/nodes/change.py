@@ -43,7 +43,8 @@ class _Passed(NamedTuple):
 @node("edge.gateway.rules.ChangeFilterNode", "change filter", ChangeFilterConfig)
 def change_filter(config: ChangeFilterConfig, env: NodeEnv) -> Run:
     """`True`: the keys that differ by more than `by` from what passed last, or were silent for so long, and those that
-    are not looked at. `False`: nothing of the message has changed. After a start each key passes once.
+    are not looked at; a message for each time, where it is not the whole. `False`: nothing of the message has changed.
+    After a start each key passes once.
     """
     silence_ms = round(config.longest_silence_seconds * 1000)
     held, wanted = Recent(REMEMBERED), Recent(10_000)
@@ -73,26 +74,21 @@ def change_filter(config: ChangeFilterConfig, env: NodeEnv) -> Run:
     def run(msg: Message, out: Outcome) -> Answer:
         if msg.type != "POST_TELEMETRY_REQUEST":
             raise RejectedError(f"messages of type {msg.type!r} are no telemetry")
-        left: list[dict[str, Any]] = []
-        count = 0
         sets = value_sets(msg.data, msg.data_ts_ms)
+        left: list[Message] = []
+        is_whole = True
         for ts_ms, values in sets:
-            count += len(values)
             fresh = {
                 key: value
                 for key, value in values.items()
                 if not is_watched(key) or passes(msg.originator, ts_ms, key, value)
             }
+            is_whole = is_whole and len(fresh) == len(values)
             if fresh:
-                left.append({"ts": ts_ms, "values": fresh})
+                left.append(changed(msg, data=fresh, metadata={**msg.metadata, "ts": str(ts_ms)}))
         if not left:
             return FALSE
-        if sum(len(item["values"]) for item in left) == count:
-            return TRUE
-        if len(sets) > 1:
-            return Routed((TRUE,), (changed(msg, data=left),))
-        body = left[0]["values"] if left[0]["ts"] == msg.data_ts_ms else left[0]
-        return Routed((TRUE,), (changed(msg, data=body),))
+        return TRUE if is_whole else Routed((TRUE,), left)
 
     return run
 
