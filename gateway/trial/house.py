@@ -29,7 +29,7 @@ from gateway.domain.changes import (
     SaveTelemetry,
     UnitOfWork,
 )
-from gateway.domain.entity import Device, DeviceProfile, EntityId, Json
+from gateway.domain.entity import Credentials, Device, DeviceProfile, EntityId, Json
 from gateway.domain.message import Message
 from gateway.domain.rpc import RpcError, RpcResponse
 from gateway.errors import RejectedError
@@ -183,6 +183,8 @@ class Trial:
                             label=thing.get("label"),
                             profile_id=_id("profile", profile),
                             created_ms=self.clock.now_ms(),
+                            credentials=_credentials(thing.get("credentials")),
+                            json=_belonging(thing) or None,
                         )
                     ),
                 ]
@@ -191,7 +193,12 @@ class Trial:
         elif "entity" in thing:
             kind, name = thing["entity"], thing["name"]
             id_ = _id(kind, name)
-            json = {"id": {"entityType": kind, "id": str(id_)}, "name": name, **thing.get("json", {})}
+            json = {
+                "id": {"entityType": kind, "id": str(id_)},
+                "name": name,
+                **_belonging(thing),
+                **thing.get("json", {}),
+            }
             await self.put([SaveEntity(kind, str(id_), json)])
             entity = EntityId(kind, id_)
         elif "relation" in thing:
@@ -242,7 +249,7 @@ class Trial:
             await self._settled(self.pipeline.resume(call.resume(RpcResponse(response=text, error=error))))
         elif line.get("restart"):
             await self.pipeline.close()
-            await self._start()
+                await self._start()
         elif "msg" in line:
             await self._settled(self.pipeline.run([self.message(line)]))
         else:
@@ -344,6 +351,21 @@ class Trial:
 
 def _id(kind: str, name: str) -> UUID:
     return uuid5(_IDS, f"{kind}/{name}")
+
+
+def _belonging(thing: Json) -> dict[str, Json]:
+    """Whose an entity is, and of which profile, as the cloud would say it."""
+    of: dict[str, Json] = {}
+    if "customer" in thing:
+        of["customerId"] = {"entityType": "CUSTOMER", "id": str(_id("CUSTOMER", thing["customer"]))}
+    if thing.get("entity") == "ASSET" and "profile" in thing:
+        profile_id = _id("ASSET_PROFILE", thing["profile"])
+        of |= {"type": thing["profile"], "assetProfileId": {"entityType": "ASSET_PROFILE", "id": str(profile_id)}}
+    return of
+
+
+def _credentials(given: Json) -> Credentials | None:
+    return Credentials(type=given["type"], credentials_id=given["id"], value=given.get("value")) if given else None
 
 
 def _parsed(text: str | bytes | None) -> Json:
