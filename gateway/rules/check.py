@@ -59,6 +59,8 @@ _LABELS: Final[Mapping[str, frozenset[str] | None]] = {
     ),
     "action.TbDeviceStateNode": frozenset({SUCCESS, "rate limited"}),
     "geo.TbGpsGeofencingActionNode": frozenset({SUCCESS, "entered", "left", "inside", "outside"}),
+    "edge.gateway.rules.ChangeFilterNode": _TRUE_FALSE,
+    "edge.gateway.rules.ThresholdNode": frozenset({"raise", "clear", OTHER}),
     _OUTPUT: frozenset(),
 }
 """None: any label. A class that is not here answers Success."""
