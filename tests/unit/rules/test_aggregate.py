@@ -105,12 +105,14 @@ async def test_restarts_change_nothing(seed):
             key: rng.choice([rng.randrange(100), rng.gauss(20, 5), rng.gauss(20, 5), "text", True, {"a": 1}])
             for key in rng.sample("abcdefg", rng.randrange(1, 5))
         }
+        sets = [(ts_ms + n, values) for n in range(rng.choice([1] * 9 + [200]))]
+        body = values if len(sets) == 1 else [{"ts": at_ms, "values": values} for at_ms, values in sets]
         for house in (steady, restarted):
-            post(house, values, ts_ms, originator)
-        begin_ms = ts_ms - ts_ms % 10_000
-        for key, value in values.items():
-            if type(value) in (int, float):
-                model.setdefault((originator, begin_ms, key), []).append((ts_ms, value))
+            post(house, body, ts_ms, originator)
+        for at_ms, _ in sets:
+            for key, value in values.items():
+                if type(value) in (int, float):
+                    model.setdefault((originator, at_ms - at_ms % 10_000, key), []).append((at_ms, value))
         wait_s = rng.choice([0, 0, 0.05, 0.4])
         for number, house in enumerate((steady, restarted)):
             told[number] += await ended(house, wait_s)
@@ -179,9 +181,13 @@ async def test_open_windows_are_bounded():
             post(house, {"t": number}, START_MS, EntityId("DEVICE", DEVICE.id.__class__(int=number + 1)))
         if number % 5 == 4:
             await house.wait(0.01)
+        if number == 30:
+            house.restart()
         assert house.engine.due_s < 61
         assert sum("." not in key.rpartition("\x1f")[2] for _, key in house.local) <= 20
     assert house.counters.get("rules.aggregate_ended_early") >= 40
+    await house.wait(60)
+    assert house.local == {}
 
 
 async def test_nonsense_of_the_future_holds_up_nothing():
