@@ -109,6 +109,7 @@ class Gateway:
             rules.settle()
             pipeline = Pipeline(rules, committer, state, counters)
             pipeline.on_settled = rules.settled
+            rooms.push_async_callback(rules.close)
             rooms.push_async_callback(pipeline.close)
             recorder: Recorder | None = None
             if config.rules.record is not None:
@@ -154,7 +155,7 @@ class Gateway:
 
             devices = Commands(state, pipeline, inlet, rpc, clock, store.events, store.latest)
             devices.as_written = ota.as_written
-            downlink = Dispatcher(devices, rules, pipeline.commit, state, clock, counters, ota)
+            downlink = Dispatcher(devices, rules, pipeline.commit, state, clock, counters, ota, rules.alarms)
             status_parts: dict[str, Callable[[], Any]] = {"ota": ota.status}
 
             committing = asyncio.create_task(committer.serve(), name=committer.name)

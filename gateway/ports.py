@@ -1324,8 +1324,10 @@ class DeviceCommands(Protocol):
         """Delete, tell the device."""
         ...
 
-    async def post_from_cloud(self, message: Message) -> None:
-        """Telemetry or attributes from the cloud, into the rules."""
+    async def post_from_cloud(self, message: Message, first: Sequence[Change] = ()) -> None:
+        """Telemetry or attributes from the cloud, or what it did to an alarm, into the rules; `first` becomes durable
+        with what they make of it, in any case.
+        """
         ...
 
     async def call_device(self, request: RpcRequest) -> None:

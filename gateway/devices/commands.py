@@ -390,14 +390,17 @@ class Commands:
         if scope == AttributeScope.SHARED_SCOPE:
             self._inlet.notify(AttributeNotice(entity, None, keys))
 
-    async def post_from_cloud(self, message: Message) -> None:
-        """Telemetry or attributes from the cloud, into the rules; unknown entity is no error.
+    async def post_from_cloud(self, message: Message, first: Sequence[Change] = ()) -> None:
+        """Telemetry or attributes from the cloud, or what it did to an alarm, into the rules; unknown entity is no
+        error. `first` becomes durable in any case, with what the rules make of the message.
 
         Telemetry that comes while a question about its entity is open, and is older than that, is the other part of
         the answer: the cloud's latest values. What is newer than ours is kept, and no rule takes it for news.
         """
         names = self._names(message.originator)
         if names is None:
+            if first:
+                await self._pipeline.commit(first)
             return
         question = self._inlet.questions.find(message.originator)
         if (
@@ -409,7 +412,7 @@ class Commands:
             await self._keep_newer(message)
             return
         message.metadata.update(names, source="cloud")
-        await self._pipeline.run([message])
+        await self._pipeline.run([message], first)
 
     async def _keep_newer(self, message: Message) -> None:
         held: Mapping[str, tuple[int, Value]] = {}

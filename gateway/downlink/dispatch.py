@@ -34,11 +34,12 @@ from gateway.domain.downlink import (
 )
 from gateway.domain.entity import EdgeIdentity, Json
 from gateway.domain.message import Message, MessageType
-from gateway.downlink.keeping import Full, keep, needs_id, needs_json
+from gateway.downlink.alarms import DurableAlarms
+from gateway.downlink.keeping import Full, keep, keep_alarm, needs_id, needs_json
 from gateway.downlink.sync_log import SYNC_REPORT, SyncLog
 from gateway.downlink.turns import Turns
 from gateway.errors import RejectedError
-from gateway.ports import Clock, DeviceCommands, PackageKeeper, Receipt, RuleChains, StateReader
+from gateway.ports import AlarmBook, Clock, DeviceCommands, PackageKeeper, Receipt, RuleChains, StateReader
 from gateway.supervise import Counters
 
 log = logging.getLogger(__name__)
@@ -58,7 +59,9 @@ class Dispatcher:
         clock: Clock,
         counters: Counters,
         packages: PackageKeeper | None = None,
+        alarms: AlarmBook | None = None,
     ) -> None:
+        self._alarms: AlarmBook = alarms or DurableAlarms(state)
         self._packages = packages
         self._devices, self._chains, self._commit, self._state = devices, chains, commit, state
         self._clock, self._counters = clock, counters
@@ -236,8 +239,20 @@ class Dispatcher:
                     await self._packages.delete_package(needs_id(update))
                 elif not await self._packages.put_package(needs_id(update), needs_json(update)):
                     self._counters.add("downlink.without_effect")
+            case "ALARM":
+                await self._alarm(update)
             case kind:
                 await self._other(kind, update)
+
+    async def _alarm(self, update: EntityUpdated) -> None:
+        applied = keep_alarm(update, self._state, self._alarms, self._clock.now_ms())
+        self._alarms.note(applied.changes)
+        if applied.message is not None:
+            await self._devices.post_from_cloud(applied.message, applied.changes)
+        elif applied.changes:
+            await self._keep(*applied.changes)
+        else:
+            self._counters.add("downlink.without_effect")
 
     async def _other(self, kind: str, update: EntityUpdated) -> None:
         try:

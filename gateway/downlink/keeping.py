@@ -9,14 +9,16 @@ from collections.abc import Mapping
 from typing import Final
 from uuid import UUID
 
+from gateway.domain.alarm import MAX_ALARMS
 from gateway.domain.changes import Change, DeleteEntity, SaveEntity
 from gateway.domain.downlink import DOCUMENT_TYPES, EntityUpdated, UpdateKind
 from gateway.domain.entity import EntityId, Json
+from gateway.downlink.alarms import Applied, DurableAlarms, apply_alarm, entity_of
 from gateway.errors import RejectedError
-from gateway.ports import StateReader
+from gateway.ports import AlarmBook, StateReader
 
 MOST: Final[Mapping[str, int]] = {
-    "ALARM": 10_000, "ASSET": 20_000, "ASSET_PROFILE": 1_000, "CUSTOMER": 10_000, "RELATION": 50_000,
+    "ALARM": MAX_ALARMS, "ASSET": 20_000, "ASSET_PROFILE": 1_000, "CUSTOMER": 10_000, "RELATION": 50_000,
 }  # fmt: skip
 """So many of a kind are kept in memory; one more is acknowledged and not kept (alarms: the oldest goes)."""
 PLAIN: Final = frozenset({"ASSET", "ASSET_PROFILE", "TENANT", "TENANT_PROFILE"})
@@ -40,7 +42,7 @@ def keep(update: EntityUpdated, state: StateReader) -> list[Change] | None:
     """
     match update.type:
         case "ALARM":
-            return _alarm(update, state)
+            return keep_alarm(update, state, DurableAlarms(state), 0).changes
         case "RELATION":
             return _relation(update, state)
         case "CUSTOMER":
@@ -111,7 +113,7 @@ def _document(update: EntityUpdated, state: StateReader) -> list[Change]:
 
 def _relation(update: EntityUpdated, state: StateReader) -> list[Change]:
     json = needs_json(update)
-    ends = [_entity(json.get("from")), _entity(json.get("to"))]
+    ends = [entity_of(json.get("from")), entity_of(json.get("to"))]
     if None in ends or not isinstance(json.get("type"), str):
         raise RejectedError("RELATION without from, to and type")
     key = f"{_end(ends[0])}>{json.get('typeGroup') or 'COMMON'}/{json['type']}>{_end(ends[1])}"
@@ -123,49 +125,20 @@ def _relation(update: EntityUpdated, state: StateReader) -> list[Change]:
     return [] if state.entity_json("RELATION", key) == json else [SaveEntity("RELATION", key, json)]
 
 
-def _alarm(update: EntityUpdated, state: StateReader) -> list[Change]:
-    id_ = needs_id(update)
-    if update.kind is UpdateKind.DELETED:
-        return [DeleteEntity("ALARM", str(id_))]
-    json = needs_json(update)
-    known = state.entity_json("ALARM", str(id_))
-    match update.kind:
-        case UpdateKind.CREATED:
-            return _alarm_created(id_, json, state)
-        case _ if known is None:
-            return []
-        case UpdateKind.UPDATED:
-            return [_saved(str(id_), {**json, "id": known.get("id", json.get("id"))})]
-        case UpdateKind.ALARM_ACK:
-            return [_saved(str(id_), {**known, "acknowledged": True, "ackTs": json.get("ackTs") or 0})]
-        case UpdateKind.ALARM_CLEAR:
-            cleared = {"cleared": True, "clearTs": json.get("clearTs") or 0}
-            if json.get("details") is not None:
-                cleared["details"] = json["details"]
-            return [_saved(str(id_), {**known, **cleared})]
-    return []
-
-
-def _alarm_created(id_: UUID, json: Mapping[str, Json], state: StateReader) -> list[Change]:
-    originator = _entity(json.get("originator"))
-    if originator is None or not is_known(originator, state):
-        return []
-    is_open = json.get("cleared") is not True
-    rival = state.open_alarm(originator, str(json.get("type"))) if is_open else None
-    if rival is not None and rival[0] != str(id_):
-        key, other = rival
-        return [_saved(key, {**json, "id": other.get("id"), "createdTime": other.get("createdTime")})]
-    changes: list[Change] = []
-    alarms = state.entities("ALARM")
-    if str(id_) not in alarms and len(alarms) >= MOST["ALARM"]:
-        oldest = next((key for key, alarm in alarms.items() if alarm.get("cleared") is True), next(iter(alarms)))
-        changes.append(DeleteEntity("ALARM", oldest))
-    return [*changes, _saved(str(id_), json)]
-
-
-def _saved(key: str, json: Mapping[str, Json]) -> SaveEntity:
-    status = f"{'CLEARED' if json.get('cleared') else 'ACTIVE'}_{'ACK' if json.get('acknowledged') else 'UNACK'}"
-    return SaveEntity("ALARM", key, {**json, "status": status})
+def keep_alarm(update: EntityUpdated, state: StateReader, book: AlarmBook, now_ms: int) -> Applied:
+    """What to write of an alarm, and what the rules hear. RejectedError: as for `keep`."""
+    is_deleted = update.kind is UpdateKind.DELETED
+    json: Mapping[str, Json] = {} if is_deleted and update.json is None else needs_json(update)
+    return apply_alarm(
+        update,
+        needs_id(update),
+        json,
+        state,
+        book,
+        most=MOST["ALARM"],
+        is_known=lambda entity: is_known(entity, state),
+        now_ms=now_ms,
+    )
 
 
 def is_known(entity: EntityId, state: StateReader) -> bool:
@@ -181,15 +154,6 @@ def is_known(entity: EntityId, state: StateReader) -> bool:
 def _check_room(kind: str, key: str, state: StateReader) -> None:
     if kind in MOST and len(state.entities(kind)) >= MOST[kind] and key not in state.entities(kind):
         raise Full
-
-
-def _entity(json: Json) -> EntityId | None:
-    if not isinstance(json, dict):
-        return None
-    try:
-        return EntityId(str(json["entityType"]), UUID(str(json["id"])))
-    except (KeyError, ValueError):
-        return None
 
 
 def _end(entity: EntityId | None) -> str:
