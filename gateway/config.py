@@ -443,6 +443,14 @@ class RulesConfig(Settings):
     allow_credentials: bool = Field(
         False, description="Lets 'fetch device credentials' nodes read the secrets of devices into messages."
     )
+    allow_rest: tuple[str, ...] = Field(
+        (),
+        description="Whom 'rest api call' nodes may call: https://host[:port][/path], the host may begin with '*.';"
+        " '*' is anybody. A chain of the cloud could reach all of the plant's network else.",
+    )
+    allow_mqtt: tuple[str, ...] = Field(
+        (), description="To which brokers 'mqtt' nodes may publish: host or host:port, '*.plant.local', '*'."
+    )
     script_memory_bytes: PositiveInt = 16 << 20
     script_timeout_ms: PositiveInt = 500
     retry: RuleRetryConfig = Field(
@@ -458,6 +466,14 @@ class RulesConfig(Settings):
     @classmethod
     def _short_forms_stay(cls, tree: Any) -> Any:
         return {"prefer_cloud": False, **tree} if isinstance(tree, dict) and tree.get("short") else tree
+
+    @field_validator("allow_rest")
+    @classmethod
+    def _has_scheme(cls, entries: tuple[str, ...]) -> tuple[str, ...]:
+        for entry in entries:
+            if entry != "*" and not re.fullmatch(r"https?://[^\s/@?#]+(/[^\s?#]*)?", entry):
+                raise ValueError(f"{entry!r} must be as https://host[:port][/path], or '*'")
+        return entries
 
     @model_validator(mode="after")
     def _one_root(self) -> RulesConfig:

@@ -160,6 +160,7 @@ class CompiledChain:
         """Another version takes its place, or none: nothing in it acts by itself any more."""
         self.is_ended, self.successor = True, successor
         self._shared.timers.disarm_all(set(self.nodes))
+        self._shared.outside.let_go(set(self.nodes))
 
     def counterpart(self, node: CompiledNode) -> CompiledNode | None:
         """The node here that has the place of one of an earlier version: same class, same name, same turn among those

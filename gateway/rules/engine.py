@@ -212,6 +212,10 @@ class RuleEngine:
             self._left += changes
             self.on_earlier()
 
+    async def close(self) -> None:
+        """What nodes hold open outside is closed; no message comes any more."""
+        await self._shared.outside.close()
+
     # ── what nodes do by themselves ──
 
     @property

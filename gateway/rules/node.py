@@ -29,10 +29,11 @@ from gateway.config import RulesConfig
 from gateway.domain.entity import EntityId, Json
 from gateway.domain.message import Message
 from gateway.domain.rpc import RpcRequest
-from gateway.errors import RejectedError
+from gateway.errors import RejectedError, TransientError
 from gateway.ports import Clock, Outcome, SeriesReader, StateReader
 from gateway.rules.alarms import Alarms
 from gateway.rules.kept import Keeping, Kept
+from gateway.rules.outside import Outside
 from gateway.rules.timers import Fire, Timer, Timers
 from gateway.supervise import Counters
 
@@ -93,6 +94,14 @@ class Later:
     ask: Callable[[Outcome], Awaitable[Answer]]
 
 
+class Unreachable(TransientError):
+    """Somebody outside did not answer: asked again by `rules.retry`, then the failure carries this message."""
+
+    def __init__(self, text: str, message: Message) -> None:
+        super().__init__(text)
+        self.message = message
+
+
 Answer = str | Routed | Enter | Leave | Call | Later | None
 Run = Callable[[Message, Outcome], Answer]
 
@@ -141,8 +150,10 @@ class Shared:
     def __init__(self, state: StateReader, config: RulesConfig, clock: Clock, counters: Counters) -> None:
         self.state, self.config, self.clock, self.counters = state, config, clock, counters
         self.keeping, self.timers = Keeping(), Timers()
+        self.outside = Outside()  # what nodes hold open
         self.alarms = Alarms(state, clock, counters)
         self.series: SeriesReader | None = None  # for nodes that answer `Later`; None where chains are only checked
+        self.tbel_context: Any = None  # of the script engine
         self.script_s = 0.0  # what the scripts of the message under way have taken
         self.written: Recent = Recent(10_000)  # attributes on their way to the disk
         self.relations: Recent = Recent(10_000)  # by entity: those on their way to the disk

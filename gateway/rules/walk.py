@@ -21,7 +21,7 @@ from gateway.domain.rpc import RpcResponse
 from gateway.errors import RejectedError, TransientError
 from gateway.ports import Outcome, RuleCall
 from gateway.rules.compiled import CompiledChain, CompiledNode
-from gateway.rules.node import FAILURE, SUCCESS, Answer, Call, Enter, Later, Leave, Routed, Shared, copied
+from gateway.rules.node import FAILURE, SUCCESS, Answer, Call, Enter, Later, Leave, Routed, Shared, Unreachable, copied
 from gateway.rules.timers import Timer
 from gateway.rules.watch import seen
 
@@ -130,6 +130,8 @@ class Walker:
         return out
 
     def _failed(self, msg: Message, error: Exception) -> Routed:
+        if isinstance(error, Unreachable):
+            return Routed((FAILURE,), (error.message,), str(error))
         if isinstance(error, RejectedError | TransientError):
             return Routed((FAILURE,), (msg,), str(error))
         self._shared.counters.add("rules.node_bugs")

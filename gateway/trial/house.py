@@ -140,6 +140,7 @@ class Trial:
 
     async def __aexit__(self, *_: object) -> None:
         await self.pipeline.close()
+        await self.engine.close()
 
     async def _start(self) -> None:
         snapshot = await self.store.load()
@@ -249,7 +250,8 @@ class Trial:
             await self._settled(self.pipeline.resume(call.resume(RpcResponse(response=text, error=error))))
         elif line.get("restart"):
             await self.pipeline.close()
-                await self._start()
+            await self.engine.close()
+            await self._start()
         elif "msg" in line:
             await self._settled(self.pipeline.run([self.message(line)]))
         else:
