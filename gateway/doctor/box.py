@@ -1,4 +1,4 @@
-"""The machine: folder, store, clock, ports, certificates, serial lines."""
+"""The machine: folder, store, clock, ports, certificates."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import errno
 import os
 import shutil
 import socket
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
@@ -19,7 +19,6 @@ from gateway.store.look import StoreLook
 _FREE_BYTES: Final = 64 << 20
 _SANE_MS: Final = 1_577_836_800_000  # 2020-01-01: before it no clock has been set
 _SYNCED: Final = Path("/run/systemd/timesync/synchronized")
-_SERIAL: Final = Path("/dev/serial/by-id")
 
 
 def state_folder(config: GatewayConfig) -> list[Finding]:
@@ -160,35 +159,6 @@ def expiring(expiry: Expiry, now_ms: int) -> Finding:
         when = "this week" if days < 7 else "soon"
         return warning(where, f"expires in {days} days ({day})", f"put a new one in its place {when}")
     return ok(where, f"valid until {day}, {days} days")
-
-
-def serial_lines(buses: Sequence[Mapping[str, Any]]) -> list[Finding]:
-    """Adapters that the configuration names: there, open to us, and by a name that survives a reboot."""
-    stable = {os.path.realpath(link): str(link) for link in sorted(_SERIAL.glob("*"))}
-    found = []
-    for key, path in _device_files(buses, "buses"):
-        if not Path(path).exists():
-            known = ", ".join(stable.values()) or "none is plugged in"
-            found.append(problem(key, f"{path} does not exist", f"adapters here: {known}"))
-        elif not os.access(path, os.R_OK | os.W_OK):
-            found.append(warning(key, f"{path} is not open to this user", "the service's user needs the group dialout"))
-        elif not path.startswith("/dev/serial/") and os.path.realpath(path) in stable:
-            remedy = f"use {stable[os.path.realpath(path)]}"
-            found.append(warning(key, f"{path} may be another adapter after a reboot", remedy))
-        else:
-            found.append(ok(key, f"{path} is there"))
-    return found
-
-
-def _device_files(tree: Any, where: str) -> Iterator[tuple[str, str]]:
-    if isinstance(tree, Mapping):
-        for key, value in tree.items():
-            yield from _device_files(value, f"{where}.{key}")
-    elif isinstance(tree, list | tuple):
-        for index, value in enumerate(tree):
-            yield from _device_files(value, f"{where}[{index}]")
-    elif isinstance(tree, str) and tree.startswith("/dev/"):
-        yield where, tree
 
 
 def _mb(count: int) -> str:

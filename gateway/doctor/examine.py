@@ -7,7 +7,7 @@ from typing import Any
 
 from gateway.app import check
 from gateway.config import GatewayConfig
-from gateway.doctor import box, cloud
+from gateway.doctor import box, cloud, lines
 from gateway.doctor.findings import Finding, ok, problem, warning
 from gateway.errors import ConfigError
 from gateway.ports import Clock
@@ -27,7 +27,8 @@ async def examine(config: GatewayConfig, clock: Clock, *, may_connect: bool = Tr
     findings += box.listeners(config.broker, None if status is None else status.get("mqtt", {}))
     findings += box.http_listeners(config.http, None if status is None else status.get("http", {"listening": False}))
     findings += box.certificates(config, clock.now_ms())
-    findings += box.serial_lines(config.buses)
+    findings += lines.serial_lines(config.buses, "buses", None if status is None else status.get("buses", []))
+    findings += lines.serial_lines(config.servers, "servers", None if status is None else [{}] * len(config.servers))
     is_alone = nobody_answers and seen.is_held is False
     findings += await cloud.findings(config.cloud, status, clock, may_connect=may_connect and is_alone)
     return findings

@@ -185,23 +185,6 @@ async def test_http_is_part_of_the_round_and_its_certificate_too(tmp_path):
     assert "expires in 1 days" in found["certificate http.tls_cert"].text
 
 
-def test_a_serial_line_by_a_name_that_does_not_survive(tmp_path, monkeypatch):
-    (tmp_path / "ttyUSB0").write_text("")
-    (tmp_path / "by-id").mkdir()
-    (tmp_path / "by-id" / "usb-FTDI").symlink_to(tmp_path / "ttyUSB0")
-    monkeypatch.setattr(box, "_SERIAL", tmp_path / "by-id")
-    monkeypatch.setattr(box, "_device_files", lambda tree, where: [(f"{where}[0].port", tree[0]["port"])])
-    (found,) = box.serial_lines([{"port": str(tmp_path / "ttyUSB0")}])
-    assert (found.level, found.remedy) == (Level.WARNING, f"use {tmp_path}/by-id/usb-FTDI")
-    (found,) = box.serial_lines([{"port": "/dev/gone"}])
-    assert (found.level, "usb-FTDI" in found.remedy) == (Level.PROBLEM, True)
-
-
-def test_where_serial_lines_are_looked_for():
-    tree = [{"kind": "modbus", "line": {"device": "/dev/ttyUSB0"}, "host": "h"}]
-    assert list(box._device_files(tree, "buses")) == [("buses[0].line.device", "/dev/ttyUSB0")]
-
-
 def test_a_folder_that_cannot_be_written(tmp_path):
     (tmp_path / "file").write_text("")
     (found,) = box.state_folder(config_for(tmp_path, data_dir=tmp_path / "file" / "data"))
