@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Final
 from uuid import UUID
 
 from gateway.domain.cloud_event import CloudEvent, Lane, StoredEvent
@@ -113,9 +114,13 @@ class SaveSetting:
     value: Json
 
 
+RULE_ITEM: Final = "rule_node"
+"""Kind of what rule nodes hold of the data of devices. It waits where that waits, so that its order is kept."""
+
+
 @dataclass(slots=True)
 class SaveLocal:
-    """Something that local publish/subscribe keeps, upsert by kind and key: the broker's own, opaque to a store."""
+    """Something that local publish/subscribe or a rule node keeps, upsert by kind and key: opaque to a store."""
 
     kind: str
     key: str

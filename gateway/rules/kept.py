@@ -16,12 +16,12 @@ from uuid import UUID
 
 import orjson
 
-from gateway.domain.changes import Change, DropLocal, SaveLocal
+from gateway.domain.changes import RULE_ITEM, Change, DropLocal, SaveLocal
 from gateway.domain.entity import EntityId, Json
 from gateway.domain.message import Message
 from gateway.ports import Outcome
 
-KIND: Final = "rule_node"
+KIND: Final = RULE_ITEM
 
 
 class Kept:

@@ -12,7 +12,9 @@ from collections import deque
 from typing import Final
 
 from gateway.domain.changes import (
+    RULE_ITEM,
     AppendEvent,
+    DropLocal,
     MoveCursor,
     SaveAttributes,
     SaveLocal,
@@ -331,6 +333,9 @@ def _is_patient(unit: UnitOfWork) -> bool:
         kind = type(change)
         if kind is AppendEvent:
             if change.event.action not in BULK_ACTIONS or change.event.lane:  # type: ignore[union-attr]
+                return False
+        elif kind is SaveLocal or kind is DropLocal:
+            if change.kind != RULE_ITEM:  # type: ignore[union-attr]
                 return False
         elif kind not in _PATIENT:
             return False

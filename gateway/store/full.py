@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from gateway.domain.changes import AppendEvent, SaveTelemetry, UnitOfWork
+from gateway.domain.changes import RULE_ITEM, AppendEvent, DropLocal, SaveLocal, SaveTelemetry, UnitOfWork
 from gateway.errors import TransientError
 
 BULK_ACTIONS: Final = frozenset({"TIMESERIES_UPDATED", "ATTRIBUTES_UPDATED", "ATTRIBUTES_DELETED", "POST_ATTRIBUTES"})
@@ -34,6 +34,8 @@ def must_wait(unit: UnitOfWork, is_hard: bool) -> bool:
     for change in unit:
         kind = type(change)
         if kind is SaveTelemetry:
+            return True
+        if isinstance(change, SaveLocal | DropLocal) and change.kind == RULE_ITEM:
             return True
         if isinstance(change, AppendEvent) and (is_hard or change.event.action in BULK_ACTIONS):
             return True

@@ -7,7 +7,15 @@ from collections.abc import AsyncIterator, Callable
 
 import pytest
 
-from gateway.domain.changes import AppendEvent, MoveCursor, SaveSetting, SaveTelemetry
+from gateway.domain.changes import (
+    RULE_ITEM,
+    AppendEvent,
+    DropLocal,
+    MoveCursor,
+    SaveLocal,
+    SaveSetting,
+    SaveTelemetry,
+)
 from gateway.domain.cloud_event import CloudEvent, Lane
 from gateway.domain.entity import EntityId, time_uuid
 from gateway.errors import RejectedError
@@ -169,6 +177,20 @@ async def test_cursor_moves_pass_a_full_store_and_telemetry_waits():
         await asyncio.wait_for(desk.submit("t4", *telemetry(4)), 2)
 
 
+async def test_what_rules_hold_waits_in_its_order_while_the_store_is_full():
+    async with serving(Desk()) as desk:
+        desk.store.is_full = True
+        with_data = desk.submit("with data", *telemetry(1), SaveLocal(RULE_ITEM, "window", b"1"))
+        await desk.clock.advance(1)
+        without = desk.submit("without", SaveLocal(RULE_ITEM, "window", b"2"))
+        dropped = desk.submit("dropped", DropLocal(RULE_ITEM, "window"))
+        await asyncio.wait_for(desk.submit("other", SaveLocal("retained", "window", b"3")), 2)
+        desk.store.is_full = False
+        await desk.clock.advance(2)
+        await asyncio.gather(with_data, without, dropped)
+        assert desk.done == ["other", "with data", "without", "dropped"]
+
+
 async def test_a_full_store_is_not_asked_without_pause():
     async with serving(Desk()) as desk:
         desk.store.is_full = True
@@ -274,7 +296,12 @@ async def test_with_economy_data_waits_for_its_group_and_so_does_its_receipt():
     async with serving(desk):
         for number in range(10):
             desk.submit(
-                f"r{number}", SaveTelemetry(BOILER, number, {"t": 1}), reading(number), MoveCursor(Lane.MAIN, 0)
+                f"r{number}",
+                SaveTelemetry(BOILER, number, {"t": 1}),
+                reading(number),
+                MoveCursor(Lane.MAIN, 0),
+                SaveLocal(RULE_ITEM, "window", b"1"),
+                DropLocal(RULE_ITEM, "window before"),
             )
             await desk.clock.advance(1.5)
         assert desk.done == []
