@@ -101,6 +101,7 @@ async def test_what_is_on_its_way_to_the_disk_is_known_to_the_cloud_and_to_the_n
     hall.committer.release()
     await asyncio.gather(clearing, *receipts)
     cleared = {key: alarm["cleared"] for key, alarm in hall.state.entities("ALARM").items()}
+    assert key != other
     assert cleared == {key: True, other: False}
 
 

@@ -33,6 +33,13 @@ def js(name: str, body: str, kind: str = "filter.TbJsFilterNode") -> tuple[str, 
     return (kind, name, {"scriptLang": "JS", "jsScript": body, "tbelScript": "leftover ("})
 
 
+class Entities(dict[tuple[str, str], Any]):
+    """By type and key; called with a type, those of it by key."""
+
+    def __call__(self, type_: str) -> dict[str, Any]:
+        return {key: json for (kind, key), json in self.items() if kind == type_}
+
+
 class FakeState:
     """Implements `StateReader`."""
 
@@ -40,7 +47,7 @@ class FakeState:
         self.devices: dict[UUID, Device] = {}
         self.profiles: dict[UUID, DeviceProfile] = {}
         self.attributes: dict[tuple[EntityId, str, str], Attribute] = {}
-        self.entities: dict[tuple[str, str], Any] = {}
+        self.entities = Entities()
         self.add_device()
 
     def add_device(self, chain_id: UUID | None = None, profile_json: Any = None) -> None:
@@ -68,6 +75,13 @@ class FakeState:
 
     def attributes_bytes(self) -> int:
         return sum(attribute_bytes(key, held.value) for (_, _, key), held in self.attributes.items())
+
+    def open_alarm(self, originator: EntityId, alarm_type: str) -> tuple[str, Any] | None:
+        for (kind, key), json in self.entities.items():
+            is_his = kind == "ALARM" and json["originator"]["id"] == str(originator.id)
+            if is_his and json["type"] == alarm_type and not json["cleared"]:
+                return key, json
+        return None
 
     def newest_attribute_ms(self, entity: EntityId, scope: str) -> int:
         return max((held.ts_ms for place, held in self.attributes.items() if place[:2] == (entity, scope)), default=0)
