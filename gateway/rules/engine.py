@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from importlib import resources
 from math import inf
@@ -20,7 +20,7 @@ from gateway.domain.entity import EntityId, Json
 from gateway.domain.message import Message
 from gateway.errors import ConfigError
 from gateway.ports import AlarmBook, Clock, Outcome, SeriesReader, StateReader
-from gateway.rules.chain import ChainGraph, parse_chain, parse_document
+from gateway.rules.chain import ChainGraph, entity_uuid, parse_chain, parse_document
 from gateway.rules.compiled import CompiledChain, CompiledNode
 from gateway.rules.debug import Debugger
 from gateway.rules.node import Enter, NodeProblem, Shared
@@ -46,6 +46,10 @@ class _CloudChain:
     compiled: CompiledChain | None = None
     claim: int = 0
     problem: NodeProblem | None = None
+
+
+PROFILED: Final = ("DEVICE", "ASSET")
+"""What may have a chain of its own, by its profile."""
 
 
 class RuleEngine:
@@ -264,7 +268,7 @@ class RuleEngine:
                 return out  # §1.7: a chain that is not (or no longer) here has nothing to say
         else:
             chain = (
-                self._profile_chain(message.originator) if message.originator.type == "DEVICE" else None
+                self._profile_chain(message.originator) if message.originator.type in PROFILED else None
             ) or self._root
             if chain is None:
                 out.errors.append("there is no root chain")
@@ -274,6 +278,10 @@ class RuleEngine:
         return out
 
     def _profile_chain(self, originator: EntityId) -> CompiledChain | None:
+        if originator.type == "ASSET":
+            profile_id = entity_uuid(self._json("ASSET", originator.id).get("assetProfileId"))
+            chain_id = entity_uuid(self._json("ASSET_PROFILE", profile_id).get("defaultEdgeRuleChainId"))
+            return self._chains.get(chain_id) if chain_id else None
         device = self._state.device(originator.id)
         if device is None or device.profile_id is None:
             return None
@@ -282,8 +290,12 @@ class RuleEngine:
             return None
         return self._chains.get(profile.default_rule_chain_id)
 
+    def _json(self, type_: str, id_: UUID | None) -> Mapping[str, Json]:
+        json = self._state.entity_json(type_, str(id_)) if id_ else None
+        return json if isinstance(json, dict) else {}
+
     def _find_chain(self, wish: Enter, originator: EntityId) -> CompiledChain | None:
-        if wish.by_profile and originator.type == "DEVICE":
+        if wish.by_profile and originator.type in PROFILED:
             chain = self._profile_chain(originator)
             if chain is not None:
                 return chain

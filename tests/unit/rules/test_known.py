@@ -3,6 +3,7 @@
 import asyncio
 import json
 from dataclasses import replace
+from uuid import UUID
 
 import pytest
 
@@ -48,6 +49,14 @@ def trial(tmp_path, *nodes_and_links):
 async def test_a_reading_sees_what_the_one_before_it_has_saved(tmp_path):
     async with trial(tmp_path, [DELTA, SAVE, PUSH], (0, 1, "Success"), (1, 2, "Success")) as house:
         await house.set_up({"device": "Device"})
+        commit = house.store.commit
+
+        async def slow(units):
+            for _ in range(20):  # turns of the loop: the next message is walked long before
+                await asyncio.sleep(0)
+            await commit(units)
+
+        house.store.commit = slow
         sent = [house.message({"msg": {"p": p}, "ts": n + 1}) for n, p in enumerate([5, 7, 12, 12, 9])]
         other = house.message({"msg": {"p": 1}, "ts": 1, "originator": "Other"})
         await asyncio.gather(*(house.pipeline.run([message]) for message in [*sent, other]))
@@ -107,3 +116,24 @@ def test_credentials_where_the_operator_allows_them(credentials, expected):
     (event,) = rules.run({"a": 1}).changes
     found = {"a": 1, "credentialsType": credentials.type, "credentials": expected}
     assert json.loads(event.event.body)["data"] == found
+
+
+async def test_an_asset_enters_the_chain_of_its_profile(tmp_path):
+    chain_id = "22222222-4d5e-11ef-8a9b-0c1d2e3f4a5b"
+    forward = ("flow.TbRuleChainInputNode", "elsewhere", {"forwardMsgToDefaultRuleChain": True})
+    async with trial(tmp_path, [PUSH]) as house:
+        chain = {"entityType": "RULE_CHAIN", "id": chain_id}
+        house.engine.put_chain(UUID(chain_id), {"name": "Assets"})
+        house.engine.put_metadata(UUID(chain_id), metadata([("flow.TbAckNode", "here", {})]))
+        other = UUID(int=5)
+        house.engine.put_chain(other, {"name": "Forward"})
+        house.engine.put_metadata(other, metadata([forward]))
+        await house.set_up({"entity": "ASSET_PROFILE", "name": "line", "json": {"defaultEdgeRuleChainId": chain}})
+        await house.set_up({"entity": "ASSET", "name": "Hall", "profile": "line"})
+        await house.set_up({"entity": "ASSET", "name": "Shed"})
+        said = {"msg": {"a": 1}, "originator": ["ASSET", "Hall"]}
+        assert (await house.send(said))["path"] == ["here → success"]
+        house.engine.process(house.message(said), other)
+        assert [step.node for step in house._steps] == ["elsewhere", "here"]
+        house._steps.clear()
+        assert (await house.send({**said, "originator": ["ASSET", "Shed"]}))["path"] == ["up → success"]
