@@ -59,6 +59,7 @@ _LABELS: Final[Mapping[str, frozenset[str] | None]] = {
     ),
     "action.TbDeviceStateNode": frozenset({SUCCESS, "rate limited"}),
     "geo.TbGpsGeofencingActionNode": frozenset({SUCCESS, "entered", "left", "inside", "outside"}),
+    "edge.gateway.rules.AggregateNode": frozenset({SUCCESS, "raw"}),
     "edge.gateway.rules.ChangeFilterNode": _TRUE_FALSE,
     "edge.gateway.rules.ThresholdNode": frozenset({"raise", "clear", OTHER}),
     _OUTPUT: frozenset(),
@@ -66,7 +67,17 @@ _LABELS: Final[Mapping[str, frozenset[str] | None]] = {
 """None: any label. A class that is not here answers Success."""
 
 _SOURCES: Final = frozenset({"debug.TbMsgGeneratorNode"})
-_ONLY_DECIDE: Final = ("filter.", "metadata.", "transform.", "flow.TbAckNode", "flow.TbCheckpointNode", "transaction.")
+_ONLY_DECIDE: Final = (
+    "filter.",
+    "metadata.",
+    "transform.",
+    "deduplication.",
+    "delay.",
+    "edge.gateway.rules.",
+    "flow.TbAckNode",
+    "flow.TbCheckpointNode",
+    "transaction.",
+)
 """Nodes that change nothing but the message."""
 _OTHER_BODY: Final = frozenset({"transform.TbTransformMsgNode", "transform.TbSplitArrayMsgNode"})
 

@@ -180,3 +180,10 @@ async def test_the_sample_builds_a_chain_that_loads(tmp_path):
 def test_alarms_alone_are_stock_nodes():
     chain = short_chain(short('    - profiles: [a, "b\\"c"]\n      steps: [{alarm: {key: t, when: "> 1"}}]').short)
     assert {node["type"].rpartition("engine.")[0] for node in chain["metadata"]["nodes"]} == {"org.thingsboard.rule."}
+
+
+def test_nothing_is_remarked_about_the_chain_of_the_sample(tmp_path):
+    path = tmp_path / "chain.json"
+    CliRunner().invoke(main, ["rules", "build", "-c", str(SAMPLE), "--out", str(path)])
+    result = CliRunner().invoke(main, ["rules", "check", str(path)])
+    assert (result.exit_code, result.output) == (0, "nothing is wrong\n")
