@@ -8,16 +8,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import ssl
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Final
 
 import httpx
 
 from gateway.errors import RejectedError, TransientError
+from gateway.rules.pem import Pem, tls_context
 
 logging.getLogger("httpx").setLevel(logging.WARNING)  # it writes each URL, and a URL may hold a secret
 
@@ -25,16 +23,6 @@ CONNECT_S: Final = 10.0
 MAX_REQUESTS: Final = 100
 """Requests of one node that are under way or wait for their turn; one more is refused."""
 _IDLE_S: Final = 60.0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Pem:
-    """Certificates as PEM text; the key may have a password."""
-
-    ca: str = ""
-    certificate: str = ""
-    key: str = field(default="", repr=False)
-    password: str = field(default="", repr=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -150,27 +138,3 @@ class RestClient:
         await self._idle.wait()
         if self._client is not None:
             await self._client.aclose()
-
-
-def tls_context(pem: Pem | None) -> ssl.SSLContext:
-    """Certificates are checked always, against this CA, else against those of the system.
-
-    Raises:
-        RejectedError: A PEM text cannot be used.
-    """
-    try:
-        context = ssl.create_default_context(cadata=pem.ca if pem and pem.ca.strip() else None)
-    except (ssl.SSLError, ValueError):
-        raise RejectedError("the CA certificate is no PEM text of a certificate") from None
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    if pem is None or not (pem.certificate or pem.key):
-        return context
-    with tempfile.TemporaryDirectory(prefix="edge-gateway-") as folder:  # 0700; ssl reads files only
-        certificate, key = Path(folder, "certificate.pem"), Path(folder, "key.pem")
-        certificate.write_text(pem.certificate)
-        key.write_text(pem.key)
-        try:
-            context.load_cert_chain(certificate, key, password=pem.password)
-        except (OSError, ValueError):
-            raise RejectedError("certificate and private key are no PEM texts that belong together") from None
-    return context

@@ -1,4 +1,4 @@
-"""Rest api call. Source: reference rule-engine §4.5."""
+"""Nodes that speak to other servers: rest api call, mqtt. Source: reference rule-engine §4.5."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from gateway.domain.entity import Json
 from gateway.domain.message import Message
 from gateway.errors import RejectedError, TransientError
 from gateway.ports import Outcome
+from gateway.rules.mqtt_client import Broker, MqttPublisher
 from gateway.rules.node import (
     FAILURE,
     SUCCESS,
@@ -26,8 +27,10 @@ from gateway.rules.node import (
     changed,
     node,
 )
-from gateway.rules.outside import check_url
-from gateway.rules.rest_client import Pem, Reply, RestClient, Wish
+from gateway.rules.nodes.periodic import SERVICE_ID
+from gateway.rules.outside import check_host, check_url
+from gateway.rules.pem import Pem, tls_context
+from gateway.rules.rest_client import Reply, RestClient, Wish
 from gateway.rules.template import template
 
 DEFAULT_TIMEOUT_MS: Final = 20_000
@@ -155,6 +158,67 @@ class _Rest:
         if self._config.parse_to_plain_text and isinstance(msg.data, str):
             return msg.data.encode()
         return orjson.dumps(msg.data)
+
+
+class MqttConfig(NodeConfig):
+    """To which broker, as whom, and what."""
+
+    topic_pattern: str = Field("my-topic", description="A template.")
+    host: str = "localhost"
+    port: int = Field(1883, ge=1, le=65535)
+    connect_timeout_sec: int = Field(10, ge=1, le=200)
+    client_id: str = Field("", description="Empty: a new one each time.")
+    append_client_id_suffix: bool = Field(False, description=f"`_{SERVICE_ID}` behind the client id.")
+    clean_session: bool = False
+    retained_message: bool = False
+    ssl: bool = False
+    parse_to_plain_text: bool = Field(False, description="A body that is a text is sent without its quotes.")
+    protocol_version: Literal["MQTT_3_1", "MQTT_3_1_1", "MQTT_5"] = "MQTT_3_1_1"
+    credentials: CredentialsConfig = Field(
+        CredentialsConfig(), description="As those of *rest api call*; `cert.PEM` needs `ssl`."
+    )
+
+
+@node("mqtt.TbMqttNode", "mqtt", MqttConfig)
+def mqtt(config: MqttConfig, env: NodeEnv) -> Run:
+    """Publishes the body to a broker that `rules.allow_mqtt` names; the acknowledgement waits for that broker's."""
+    check_host(config.host, config.port, env.shared.config.allow_mqtt)
+    if not config.client_id and not config.clean_session:
+        raise RejectedError("a session that is kept (cleanSession false) needs a clientId")
+    suffix = f"_{SERVICE_ID}" if config.client_id and config.append_client_id_suffix else ""
+    broker = Broker(
+        host=config.host,
+        port=config.port,
+        connect_timeout_s=float(config.connect_timeout_sec),
+        client_id=config.client_id + suffix,
+        is_clean=config.clean_session,
+        version=config.protocol_version,
+        tls=tls_context(config.credentials.pem) if config.ssl else None,
+        user=config.credentials.user,
+    )
+    publisher, topic_of, is_open = MqttPublisher(broker, env.clock), template(config.topic_pattern), False
+
+    def run(msg: Message, out: Outcome) -> Answer:
+        topic = topic_of(msg)
+        is_plain = config.parse_to_plain_text and isinstance(msg.data, str)
+        payload = msg.data.encode() if is_plain else orjson.dumps(msg.data)
+
+        async def ask(later: Outcome) -> Answer:
+            nonlocal is_open
+            if not is_open:
+                is_open = True
+                env.shared.outside.hold(env.owner, publisher.close)
+            try:
+                await publisher.publish(topic, payload, is_retained=config.retained_message)
+            except TransientError as error:
+                raise Unreachable(str(error), _with_error(msg, error)) from None
+            except RejectedError as error:
+                return Routed((FAILURE,), (_with_error(msg, error),), str(error))
+            return SUCCESS
+
+        return Later(ask)
+
+    return run
 
 
 def _with_error(msg: Message, error: Exception) -> Message:

@@ -16,7 +16,6 @@ _TITLES: Final = {
     "action.TbSaveToCustomCassandraTableNode": "save to custom table",
     "rest.TbSendRestApiCallReplyNode": "rest call reply",
     "edge.TbMsgPushToEdgeNode": "push to edge",
-    "mqtt.TbMqttNode": "mqtt",
     "kafka.TbKafkaNode": "kafka",
     "rabbitmq.TbRabbitMqNode": "rabbitmq",
     "mqtt.azure.TbAzureIotHubNode": "azure iot hub",
