@@ -182,6 +182,7 @@ class Gateway:
                             config.http, inlet, clock, counters, json_type_cast=cast, packages=ota, rates=rates
                         )
                         mouths.append(keep(http.name, http.serve))
+                        self.reload = _both(broker.reload, http.reload)
                         status_parts["http"] = http.status
                     mouths.append(keep(fieldbus.name, fieldbus.serve))
                     if config.external_broker.host is not None:
@@ -366,6 +367,14 @@ class Gateway:
             "counters": self.counters.all(),
             "memory_bytes": _resident_bytes(),
         }
+
+
+def _both(first: Callable[[], None], second: Callable[[], None]) -> Callable[[], None]:
+    def call() -> None:
+        first()
+        second()
+
+    return call
 
 
 class _Stop(Exception):

@@ -175,6 +175,8 @@ def render(status: dict[str, Any]) -> None:
     if (http := status.get("http")) is not None:
         ports = ", ".join(f"port {port}" for port in (http.get("port"), http.get("tls_port")) if port is not None)
         console.print(f"http     {ports}, {http.get('connections', 0)} connections")
+        if problem := http.get("tls_problem"):
+            console.print(f"         {problem}", style="red", markup=False)
     for bus in status.get("buses", []):
         console.print(
             f"bus      {bus['name']} ({bus['kind']}): {'connected' if bus.get('connected') else 'not connected'}"

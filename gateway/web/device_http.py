@@ -4,23 +4,26 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import ssl
 from collections.abc import Callable
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from gateway.config import HttpConfig
 from gateway.domain.doorkeeper import Doorkeeper
 from gateway.domain.rates import Rates
-from gateway.errors import RefusedError
 from gateway.ports import Clock, DeviceInlet, Packages
 from gateway.supervise import Counters
 from gateway.web.device_api import DeviceApi
+from gateway.web.tls_door import Certificate
 from gateway.web.visits import Visits
+
+if TYPE_CHECKING:
+    from gateway.web.listener import Server
 
 log = logging.getLogger(__name__)
 
 _LOOK_AROUND_S: Final = 1.0
 _FAREWELL_S: Final = 1.0
+_CERTIFICATE_S: Final = 60.0
 
 
 class DeviceHttp:
@@ -48,6 +51,7 @@ class DeviceHttp:
         self._doorkeeper = Doorkeeper(config.wrong_token_limit, config.block_s)
         self._visits = Visits(inlet, clock)
         self._connections: Callable[[], int] = lambda: 0
+        self._certificate: Certificate | None = None
         self.ready = asyncio.Event()
         self.port, self.tls_port = config.port, config.tls_port
 
@@ -58,7 +62,13 @@ class DeviceHttp:
             "tls_port": self.tls_port,
             "listening": self.ready.is_set(),
             "connections": self._connections(),
+            "tls_problem": None if self._certificate is None else self._certificate.problem,
         }
+
+    def reload(self) -> None:
+        """Read the certificate's files again; connections stay as they are."""
+        if self._certificate is not None:
+            self._certificate.refresh(is_forced=True)
 
     async def serve(self) -> None:
         """Until cancelled; then requests that wait for the disk have a moment to get their answer.
@@ -92,31 +102,28 @@ class DeviceHttp:
         self._connections = lambda: len(server.members)
         try:
             if config.port is not None:
-                self.port = await server.listen(config.host, config.port, None, "http.port")
+                self.port = await server.listen(config.host, config.port, "http.port")
                 log.info("listening for HTTP devices on %s port %d", config.host, self.port)
             if config.tls_port is not None:
-                context = _tls_context(config)
-                self.tls_port = await server.listen(config.host, config.tls_port, context, "http.tls_port")
+                self._certificate = certificate = Certificate(config)
+                self.tls_port = await server.listen_tls(config.host, config.tls_port, certificate, "http.tls_port")
                 log.info("listening for HTTPS devices on %s port %d", config.host, self.tls_port)
             self.ready.set()
-            while True:
-                await self._clock.sleep(_LOOK_AROUND_S)
-                server.look_around()
-                self._visits.close_idle()
+            async with asyncio.TaskGroup() as tasks:
+                if server.door is not None:
+                    tasks.create_task(server.door.serve(), name="http: TLS listener")
+                await self._live(server)
         finally:
             self.ready.clear()
             self._visits.close()
             await server.close(_FAREWELL_S)
 
-
-def _tls_context(config: HttpConfig) -> ssl.SSLContext:
-    if config.tls_cert is None or config.tls_key is None:
-        raise RefusedError("http.tls_port needs http.tls_cert and http.tls_key")
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    context.set_alpn_protocols(["http/1.1"])
-    try:
-        context.load_cert_chain(config.tls_cert, config.tls_key)
-    except (OSError, ssl.SSLError) as error:
-        raise RefusedError(f"http.tls_cert or tls_key cannot be used: {error}") from error
-    return context
+    async def _live(self, server: Server) -> None:
+        looked_s = self._clock.monotonic_s()
+        while True:
+            await self._clock.sleep(_LOOK_AROUND_S)
+            server.look_around()
+            self._visits.close_idle()
+            if self._certificate is not None and self._clock.monotonic_s() - looked_s >= _CERTIFICATE_S:
+                looked_s = self._clock.monotonic_s()
+                self._certificate.refresh()

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import logging
-import ssl
+import socket
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final, cast
 
@@ -19,6 +19,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn.server import ServerState
 
 from gateway.errors import TransientError
+from gateway.web.tls_door import Certificate, TlsDoor
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
 MAX_HEAD_BYTES: Final = 16_384
 """Request line and headers."""
 
-TLS_HANDSHAKE_S: Final = 10.0
 _POLL_S: Final = 0.01
 
 # uvicorn warns of each request that is no HTTP: those are counted. A bug of ours is still told.
@@ -69,8 +69,9 @@ class Server:
         self.is_blocked, self.count = is_blocked, count
         self.members: dict[_Connection, None] = {}
         self._servers: list[asyncio.Server] = []
+        self.door: TlsDoor | None = None
 
-    async def listen(self, host: str, port: int, context: ssl.SSLContext | None, what: str) -> int:
+    async def listen(self, host: str, port: int, what: str) -> int:
         """One more listener; returns the real port. `what` names the setting, for a person.
 
         Raises:
@@ -81,27 +82,65 @@ class Server:
                 lambda: _Connection(self),
                 host,
                 port,
-                ssl=context,
-                ssl_handshake_timeout=TLS_HANDSHAKE_S if context else None,
                 backlog=1024,
             )
         except OSError as error:
-            if error.errno == errno.EADDRINUSE:
-                remedy = f"another program uses it; stop that one, or set {what} to a free one"
-            elif error.errno == errno.EACCES:
-                remedy = "not allowed; use a port above 1023, or grant CAP_NET_BIND_SERVICE"
-            else:
-                remedy = f"{error.strerror or error}; check http.host"
-            raise TransientError(f"cannot listen for HTTP on {host} port {port}: {remedy}") from error
+            raise _cannot_listen(error, host, port, what) from error
         self._servers.append(server)
         return int(server.sockets[0].getsockname()[1])
 
-    def make_room(self) -> bool:
-        """The connection that is quiet longest goes; False when all are at work."""
-        quiet = [member for member in self.members if member.is_idle]
-        if not quiet:
+    async def listen_tls(self, host: str, port: int, certificate: Certificate, what: str) -> int:
+        """The HTTPS listener, see `listen`; its `door` is to be served."""
+        listeners: list[socket.socket] = []
+        try:
+            found = await asyncio.get_running_loop().getaddrinfo(
+                host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+            )
+            for family, _, _, _, address in dict.fromkeys(found):
+                listener = socket.create_server(address, family=family, backlog=1024)
+                listener.setblocking(False)
+                listeners.append(listener)
+        except OSError as error:
+            for listener in listeners:
+                listener.close()
+            raise _cannot_listen(error, host, port, what) from error
+        self.door = TlsDoor(
+            listeners,
+            certificate,
+            may_enter=self._may_enter,
+            guest=lambda arrived: _Connection(self, arrived),
+            count=self.count,
+        )
+        return int(listeners[0].getsockname()[1])
+
+    @property
+    def is_full(self) -> bool:
+        """Every place is taken; who is in the middle of a handshake has one."""
+        arriving = 0 if self.door is None else len(self.door.arriving)
+        return len(self.members) + arriving >= self.max_connections
+
+    def _may_enter(self, address: str) -> bool:
+        if self.is_blocked(address):
+            self.count("http.blocked_connections")
             return False
-        min(quiet, key=lambda member: member.heard_s).leave()
+        if self.is_full and not self.make_room():
+            self.count("http.connections_refused")
+            return False
+        return True
+
+    def make_room(self) -> bool:
+        """The connection that is quiet longest goes, or who has been shaking hands longer; False: all are at work."""
+        quiet = min(
+            (member for member in self.members if member.is_idle), key=lambda member: member.heard_s, default=None
+        )
+        door = self.door
+        arrived_s = next(iter(door.arriving.values()), None) if door is not None else None
+        if door is not None and arrived_s is not None and (quiet is None or arrived_s < quiet.heard_s):
+            door.turn_away_oldest()
+        elif quiet is not None:
+            quiet.leave()
+        else:
+            return False
         self.count("http.idle_connections_evicted")
         return True
 
@@ -116,6 +155,8 @@ class Server:
         loop = asyncio.get_running_loop()
         for server in self._servers:
             server.close()
+        if self.door is not None:
+            self.door.close()
         for member in list(self.members):
             member.shutdown()
         until_s = loop.time() + patience_s
@@ -126,11 +167,23 @@ class Server:
             member.transport.abort()
 
 
+def _cannot_listen(error: OSError, host: str, port: int, what: str) -> TransientError:
+    if error.errno == errno.EADDRINUSE:
+        remedy = f"another program uses it; stop that one, or set {what} to a free one"
+    elif error.errno == errno.EACCES:
+        remedy = "not allowed; use a port above 1023, or grant CAP_NET_BIND_SERVICE"
+    else:
+        remedy = f"{error.strerror or error}; check http.host"
+    return TransientError(f"cannot listen for HTTP on {host} port {port}: {remedy}")
+
+
 class _Connection(H11Protocol):
     """One peer."""
 
-    def __init__(self, server: Server) -> None:
+    def __init__(self, server: Server, arrived: Callable[[], None] = lambda: None) -> None:
+        """`arrived` is told that it has its transport: from then on the place is its own."""
         super().__init__(server.config, server.state, {})
+        self._arrived = arrived
         self.logger = _log
         self._house = server
         self.heard_s = 0.0
@@ -144,6 +197,7 @@ class _Connection(H11Protocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """A peer that may not knock is dropped without a word; one too many is told."""
+        self._arrived()
         super().connection_made(transport)
         self.heard_s = self._owes_since_s = self.loop.time()
         house = self._house
@@ -151,7 +205,7 @@ class _Connection(H11Protocol):
             house.count("http.blocked_connections")
             transport.abort()
             return
-        if len(house.members) >= house.max_connections and not house.make_room():
+        if house.is_full and not house.make_room():
             house.count("http.connections_refused")
             self.connections.discard(self)  # its farewell takes nobody's place
             transport.write(_BUSY)

@@ -19,7 +19,10 @@ from gateway.web import DeviceHttp
 from tests.e2e.parts import CloudProcess, GatewayProcess, free_port, until
 from tests.fakes.house import FakeChannel, House
 from tests.fakes.inlet import FakeInlet
-from tests.integration.test_broker_tls import certificates  # noqa: F401
+from tests.integration.test_broker_tls import certificates, make_certificate  # noqa: F401
+
+NO_CHECK = ssl.create_default_context()
+NO_CHECK.check_hostname, NO_CHECK.verify_mode = False, ssl.CERT_NONE
 
 SHARED = "SHARED_SCOPE"
 
@@ -515,6 +518,48 @@ async def test_over_tls(certificates):  # noqa: F811
             for _ in range(2):
                 assert (await client.post(url, content=b'{"a":1}')).status_code == 200
         assert len(place.posted()) == 2
+
+
+async def test_who_never_finishes_a_handshake_takes_no_more_than_the_places_of_http(certificates):  # noqa: F811
+    settings = {"tls_cert": certificates / "cert.pem", "tls_key": certificates / "key.pem", "max_connections": 3}
+    async with site(tls_port=0, **settings) as place:
+        silent = [await asyncio.open_connection("127.0.0.1", place.room.tls_port) for _ in range(9)]
+        await is_true(lambda: place.count("http.idle_connections_evicted") == 6, "too many are let in")
+        for reader, _ in silent[:6]:
+            assert await asyncio.wait_for(reader.read(), 5) == b""
+        assert not any(reader.at_eof() for reader, _ in silent[6:])
+        context = ssl.create_default_context(cafile=str(certificates / "cert.pem"))
+        url = f"https://localhost:{place.room.tls_port}/api/v1/secret-token/telemetry"
+        async with httpx.AsyncClient(verify=context) as client, place.client() as plain:
+            assert (await client.post(url, content=b'{"a":1}')).status_code == 200
+            assert (await plain.post("/secret-token/telemetry", content=b'{"a":2}')).status_code == 200
+        for _, writer in silent:
+            writer.close()
+
+
+async def test_a_renewed_certificate_counts_for_the_next_handshake_and_a_broken_one_for_none(tmp_path, caplog):
+    make_certificate(tmp_path)
+    settings = {"tls_cert": tmp_path / "cert.pem", "tls_key": tmp_path / "key.pem"}
+
+    async def shown(port):
+        _, writer = await asyncio.open_connection("localhost", port, ssl=NO_CHECK)
+        der = writer.get_extra_info("ssl_object").getpeercert(binary_form=True)
+        writer.close()
+        return der
+
+    async with site(tls_port=0, **settings) as place:
+        first = await shown(place.room.tls_port)
+        (tmp_path / "key.pem").write_text("half a key")
+        for _ in range(2):
+            place.room.reload()
+        assert await shown(place.room.tls_port) == first
+        assert "cannot be used" in place.room.status()["tls_problem"]
+        assert caplog.text.count("the last certificate stays") == 1
+        make_certificate(tmp_path)
+        place.room.reload()
+        second = await shown(place.room.tls_port)
+        assert second != first
+        assert place.room.status()["tls_problem"] is None
 
 
 @pytest.mark.server
