@@ -66,4 +66,6 @@ class Overview:
         if self._outage.since_ms is not None:
             return self._outage.error
         known = self._units.get(unit)
-        return known.outage.error if known is not None and known.outage.failures > 1 else None
+        if known is None or not known.outage.failures:
+            return None
+        return known.outage.error if known.outage.failures > 1 or not known.answers else None
