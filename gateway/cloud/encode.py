@@ -412,6 +412,9 @@ def _alarm(message: edge_pb2.UplinkMsg, event: StoredEvent, state: StateReader) 
     if event.type != "ALARM" or body is None:
         return False
     high, low = halves(alarm_id(body, event.entity_id))
+    # Made before the first connect it has a tenant that is null.
+    if body.get("tenantId", "") is None and (identity := state.identity()) is not None:
+        body = {**body, "tenantId": {"entityType": "TENANT", "id": str(identity.tenant_id)}}
     message.alarmUpdateMsg.add(msgType=kind, idMSB=high, idLSB=low, entity=orjson.dumps(sendable(body)).decode())
     return True
 

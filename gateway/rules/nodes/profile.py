@@ -46,7 +46,7 @@ def device_profile(config: DeviceProfileConfig, env: NodeEnv) -> Run:
 class _DeviceProfile:
     def __init__(self, env: NodeEnv) -> None:
         self._env, self._state, self._alarms = env, env.state, env.shared.alarms
-        self._profiles: dict[UUID, ProfileRules] = {}
+        self._profiles: dict[int, ProfileRules] = {}  # by the identity of the profile's value, which each holds
         self._devices: dict[UUID, DeviceState] = {}
         self._noted: set[str] = set()
         self._sweeper = env.timer(self._sweep)
@@ -81,9 +81,11 @@ class _DeviceProfile:
     # ── who is known ──
 
     def _rules_of(self, profile: DeviceProfile) -> ProfileRules:
-        rules = self._profiles.get(profile.id)
-        if rules is None or rules.profile is not profile:
-            rules = self._profiles[profile.id] = ProfileRules(profile)
+        rules = self._profiles.get(id(profile))
+        if rules is None:
+            for old in [key for key, held in self._profiles.items() if held.profile.id == profile.id]:
+                del self._profiles[old]
+            rules = self._profiles[id(profile)] = ProfileRules(profile)
             for problem in rules.problems:
                 self._note(f"profile {profile.name!r}: {problem}")
         return rules
@@ -120,8 +122,8 @@ class _DeviceProfile:
         gone += [id_ for name in self._env.kept.items if (id_ := UUID(name)) not in self._devices]
         for id_ in gone:
             self._drop(out, id_)
-        for profile_id in [id_ for id_ in self._profiles if self._state.profile(id_) is None]:
-            del self._profiles[profile_id]
+        for key in [key for key, held in self._profiles.items() if self._state.profile(held.profile.id) is None]:
+            del self._profiles[key]
         if self._devices or len(self._env.kept):
             self._sweeper.arm(self._env.clock.monotonic_s() + EVERY_S)
 

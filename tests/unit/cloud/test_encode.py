@@ -296,6 +296,12 @@ def test_an_alarm_without_a_body_goes_up_as_it_is_now(action):
     assert encode_uplink(1, [event(action, type_="ALARM")], State()) is None  # gone
 
 
+def test_an_alarm_from_before_the_first_connect_gets_its_tenant():
+    state = State(entities={("ALARM", str(DEVICE_ID)): {**ALARM, "tenantId": None}})
+    (update,) = uplink(event("ADDED", type_="ALARM"), state=state).alarmUpdateMsg
+    assert orjson.loads(update.entity)["tenantId"] == {"entityType": "TENANT", "id": str(TENANT_ID)}
+
+
 def test_a_deleted_alarm_is_only_in_its_event():
     state = State(entities={("ALARM", str(DEVICE_ID)): ALARM})
     assert encode_uplink(1, [event("ALARM_DELETE", type_="ALARM")], state) is None
