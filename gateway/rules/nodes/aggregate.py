@@ -1,11 +1,6 @@
 """Windowed aggregation: a node of our own, because stock rule chains have none (reference rule-engine §8.6).
 
-What is folded is durable before its receipt is given. Each reading rewrites one row of at most `KEYS_IN_ROW` keys of
-its window; the rows that one commit writes several times reach the disk once. The rows of a window:
-
-    <window>            whose, from when to when, due when, with which functions
-    <window>.<row>      its keys
-    <window>.<row>.<key's place in the row>.<block>, ….s     values and sketch for percentiles
+What is folded is durable before its receipt is given (`gateway.rules.window`).
 """
 
 from __future__ import annotations
@@ -17,7 +12,6 @@ from collections import deque
 from collections.abc import Sequence
 from fnmatch import fnmatchcase
 from typing import Any, Final, Literal
-from uuid import UUID
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from pydantic import Field, field_validator
@@ -26,13 +20,13 @@ from gateway.domain.entity import EntityId, Json
 from gateway.domain.message import Message
 from gateway.errors import RejectedError
 from gateway.ports import Outcome
-from gateway.rules.folding import FUNCTIONS, MOST, PERCENTILES, Series, Sketch
+from gateway.rules.folding import FUNCTIONS, MOST
 from gateway.rules.node import SUCCESS, Answer, NodeConfig, NodeEnv, Recent, Routed, Run, node
 from gateway.rules.nodes.telemetry import value_sets
 from gateway.rules.spans import LATEST_MS, Spans
+from gateway.rules.window import Window, restored
 
 RAW: Final = "raw"
-KEYS_IN_ROW: Final = 4
 MAX_WINDOWS: Final = 16
 """Open windows of one originator; with one more the earliest ends."""
 LOOK_AGAIN_S: Final = 60.0
@@ -84,59 +78,6 @@ def aggregate(config: AggregateConfig, env: NodeEnv) -> Run:
     return _Aggregate(config, env, Spans(round(config.window_seconds * 1000), zone)).take
 
 
-class _Window:
-    """One open window of one originator. Times are UTC epoch, milliseconds; it ends when the clock says `due_ms`."""
-
-    __slots__ = (
-        "begin_ms",
-        "due_ms",
-        "end_ms",
-        "functions",
-        "is_hasty",
-        "is_late",
-        "is_open",
-        "metadata",
-        "name",
-        "originator",
-        "rows",
-        "series",
-    )
-
-    def __init__(self, name: str, head: dict[str, Json]) -> None:
-        self.name = name
-        kind, id_ = head["of"]
-        self.originator = EntityId(kind, UUID(id_))
-        self.begin_ms, self.end_ms = head["span"]
-        self.due_ms: int = head["due"]
-        self.is_late: bool = head["late"]
-        self.functions: list[str] = head["functions"]
-        self.metadata: dict[str, str] = head["metadata"]
-        self.is_open = True
-        self.is_hasty = False  # it ends early, as soon as the timer has its turn
-        self.series: dict[str, Series] = {}
-        self.rows: list[list[Series]] = []
-
-    def head(self) -> dict[str, Json]:
-        """As it is made again from."""
-        return {
-            "of": [self.originator.type, str(self.originator.id)],
-            "span": [self.begin_ms, self.end_ms],
-            "due": self.due_ms,
-            "late": self.is_late,
-            "functions": self.functions,
-            "metadata": self.metadata,
-        }
-
-    def add(self, key: str) -> Series:
-        """A new key."""
-        if not self.rows or len(self.rows[-1]) == KEYS_IN_ROW:
-            self.rows.append([])
-        series = Series(key, len(self.rows) - 1, any(name in PERCENTILES for name in self.functions))
-        self.rows[-1].append(series)
-        self.series[key] = series
-        return series
-
-
 class _Aggregate:
     def __init__(self, config: AggregateConfig, env: NodeEnv, spans: Spans) -> None:
         self._config, self._env, self._spans = config, env, spans
@@ -145,14 +86,17 @@ class _Aggregate:
         self._exact = frozenset(key for key in config.keys if "*" not in key and "?" not in key)
         self._patterns = [key for key in config.keys if key not in self._exact]
         self._wanted = Recent(10_000)
-        self._windows: dict[EntityId, list[_Window]] = {}
-        self._due: list[tuple[int, int, _Window]] = []
+        self._windows: dict[EntityId, list[Window]] = {}
+        self._due: list[tuple[int, int, Window]] = []
         self._order = itertools.count()
         self._series = 0  # those of hasty windows included
-        self._hasty: deque[_Window] = deque()
+        self._hasty: deque[Window] = deque()
         self._hasty_series = 0
         self._timer = env.timer(self._fire)
-        self._restore()
+        for window in restored(env.kept.items):
+            self._series += len(window.series)
+            self._windows.setdefault(window.originator, []).append(window)
+            self._schedule(window)
         heads = [int(name) for name in env.kept.items if "." not in name]
         self._names = itertools.count(1 + max(heads, default=0))
         self._arm()
@@ -167,14 +111,14 @@ class _Aggregate:
         for at_ms, _ in sets:
             if not 0 <= at_ms <= LATEST_MS:
                 raise RejectedError(f"its time {at_ms} is none of the years 1970 to 9999, in milliseconds")
-        changed: dict[_Window, set[int]] = {}
+        changed: dict[Window, set[int]] = {}
         for at_ms, values in sets:
             self._fold(msg, at_ms, values, changed)
         for window, rows in changed.items():
-            self._write(window, rows, out)
+            window.write(self._env.kept, rows, out)
         return RAW
 
-    def _fold(self, msg: Message, at_ms: int, values: dict[str, Json], changed: dict[_Window, set[int]]) -> None:
+    def _fold(self, msg: Message, at_ms: int, values: dict[str, Json], changed: dict[Window, set[int]]) -> None:
         window = None
         for open_window in self._windows.get(msg.originator, ()):
             if open_window.begin_ms <= at_ms < open_window.end_ms:
@@ -216,7 +160,7 @@ class _Aggregate:
             self._wanted.put(key, wanted)
         return bool(wanted)
 
-    def _open(self, msg: Message, at_ms: int) -> _Window | None:
+    def _open(self, msg: Message, at_ms: int) -> Window | None:
         """None: it is too late for its window, or there is no room; both are counted."""
         now_ms = self._env.clock.now_ms()
         begin_ms, end_ms = self._spans.of(at_ms)
@@ -247,13 +191,13 @@ class _Aggregate:
             "functions": list(self._config.functions),
             "metadata": metadata,
         }
-        window = _Window(str(next(self._names)), head)
+        window = Window(str(next(self._names)), head)
         self._windows.setdefault(msg.originator, []).append(window)
         self._schedule(window)
         self._arm()
         return window
 
-    def _has_room(self, window: _Window) -> bool:
+    def _has_room(self, window: Window) -> bool:
         limit = self._config.max_open_windows
         if self._series - self._hasty_series >= limit and not window.is_hasty:
             while self._due and not self._is_current(self._due[0]):
@@ -268,7 +212,7 @@ class _Aggregate:
             return False
         return True
 
-    def _hasten(self, window: _Window) -> None:
+    def _hasten(self, window: Window) -> None:
         """It ends now, with what it has."""
         self._count("rules.aggregate_ended_early")
         window.is_hasty = True
@@ -276,56 +220,8 @@ class _Aggregate:
         self._hasty_series += len(window.series)
         self._arm()
 
-    # ── durable ──
-
-    def _write(self, window: _Window, rows: set[int], out: Outcome) -> None:
-        kept, name = self._env.kept, window.name
-        if kept.get(name) is None:
-            kept.put(out, name, window.head())
-        for row in rows:
-            kept.put(out, f"{name}.{row}", [series.json() for series in window.rows[row]])
-            for place, series in enumerate(window.rows[row]):
-                sample = series.sample
-                if sample is None or (len(sample.sealed) == sample.written and not sample.is_folded):
-                    continue
-                stem = f"{name}.{row}.{place}."
-                if sample.is_folded and sample.sketch is not None:
-                    kept.put(out, f"{stem}s", sample.sketch.json())
-                for block in range(len(sample.sealed), sample.written):
-                    kept.drop(out, f"{stem}{block}")
-                for block in range(0 if sample.is_folded else sample.written, len(sample.sealed)):
-                    kept.put(out, f"{stem}{block}", sample.sealed[block])
-                sample.written, sample.is_folded = len(sample.sealed), False
-
-    def _restore(self) -> None:
-        items = self._env.kept.items
-        for name in sorted((name for name in items if "." not in name), key=int):
-            window = _Window(name, items[name])
-            while (held := items.get(f"{name}.{len(window.rows)}")) is not None:
-                row = len(window.rows)
-                window.rows.append([Series.of(json, row) for json in held])
-                for place, series in enumerate(window.rows[row]):
-                    window.series[series.key] = series
-                    sample, stem = series.sample, f"{name}.{row}.{place}."
-                    if sample is not None:
-                        sketch = items.get(f"{stem}s")
-                        sample.sketch = None if sketch is None else Sketch(sketch)
-                        while (block := items.get(f"{stem}{len(sample.sealed)}")) is not None:
-                            sample.sealed.append(list(block))
-                        sample.written = len(sample.sealed)
-            self._series += len(window.series)
-            self._windows.setdefault(window.originator, []).append(window)
-            self._schedule(window)
-
-    def _forget(self, window: _Window, out: Outcome) -> None:
-        kept, name = self._env.kept, window.name
-        kept.drop(out, name)
-        for row, held in enumerate(window.rows):
-            kept.drop(out, f"{name}.{row}")
-            for place, series in enumerate(held):
-                if series.sample is not None:
-                    for block in (*range(series.sample.written), "s"):
-                        kept.drop(out, f"{name}.{row}.{place}.{block}")
+    def _forget(self, window: Window, out: Outcome) -> None:
+        window.drop(self._env.kept, out)
         self._series -= len(window.series)
         if window.is_hasty:
             self._hasty_series -= len(window.series)
@@ -337,11 +233,11 @@ class _Aggregate:
 
     # ── the end of a window ──
 
-    def _schedule(self, window: _Window) -> None:
+    def _schedule(self, window: Window) -> None:
         heapq.heappush(self._due, (window.due_ms, next(self._order), window))
 
     @staticmethod
-    def _is_current(entry: tuple[int, int, _Window]) -> bool:
+    def _is_current(entry: tuple[int, int, Window]) -> bool:
         return entry[2].is_open and not entry[2].is_hasty
 
     def _arm(self) -> None:
@@ -364,7 +260,7 @@ class _Aggregate:
         self._arm()
         return Routed((SUCCESS,), results) if results else None
 
-    def _next_ended(self, now_ms: int) -> _Window | None:
+    def _next_ended(self, now_ms: int) -> Window | None:
         if self._hasty:
             return self._hasty.popleft()
         while self._due and (self._due[0][0] <= now_ms or not self._is_current(self._due[0])):
@@ -373,7 +269,7 @@ class _Aggregate:
                 return entry[2]
         return None
 
-    def _result(self, window: _Window) -> Message:
+    def _result(self, window: Window) -> Message:
         form = self._config.result_key
         values: dict[str, Json] = {}
         for series in window.series.values():
