@@ -29,6 +29,7 @@ from gateway.domain.changes import AppendEvent, Change, SaveAttributes, SaveDevi
 from gateway.domain.cloud_event import Action, CloudEvent
 from gateway.domain.entity import Credentials, CredentialsType, Device, DeviceProfile, EntityId, Json, time_uuid
 from gateway.domain.onboarding import (
+    PROVISION_USER,
     CertificateChain,
     ProvisionAnswer,
     ProvisionRequest,
@@ -278,6 +279,8 @@ def _wished(request: ProvisionRequest) -> Credentials:
         raise RejectedError(f"credentials of more than {MAX_TEXT_CHARS} characters")
     for text in (request.token, request.client_id, request.user_name, request.password):
         check_printable("a text of its credentials", text)
+    if PROVISION_USER in (request.token, request.client_id, request.user_name):
+        raise RejectedError(f"{PROVISION_USER!r} is who asks for provisioning; no device can connect with it")
     if request.credentials_type == CredentialsType.MQTT_BASIC:
         if not (request.client_id or request.user_name):
             raise RejectedError("MQTT_BASIC needs clientId or username")

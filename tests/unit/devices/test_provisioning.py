@@ -99,6 +99,8 @@ async def test_the_answer_waits_for_the_disk_and_a_twin_gets_a_failure():
         {"deviceName": "N", "credentialsType": "MQTT_BASIC"},
         {"deviceName": "N", "credentialsType": "MQTT_BASIC", "clientId": "c", "password": "p"},
         {"deviceName": "N", "credentialsType": "X509_CERTIFICATE"},
+        {"deviceName": "N", "token": "provision"},
+        {"deviceName": "N", "credentialsType": "MQTT_BASIC", "clientId": "provision", "username": "u"},
     ],
 )
 async def test_what_can_not_be_created_fails_and_leaves_nothing(members):
