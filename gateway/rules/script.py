@@ -1,8 +1,9 @@
 """Sandboxed scripts. The only door to the script engine (QuickJS).
 
-A script is the body of a sloppy-mode function of `msg`, `metadata` and `msgType`. Each script node has a
-context of its own, with a limit of memory and of CPU time. Data crosses the border as JSON text, which costs
-a fraction of what handing over objects does. A context that met a limit is thrown away and made anew.
+A script is the body of a sloppy-mode function of `msg`, `metadata` and `msgType`; TBEL is translated into one. Each
+script node has a context of its own, with a limit of memory and of CPU time. Plain values that a script names cross
+the border one by one, everything else as JSON text (`carry.py`). A context that met a limit is thrown away and made
+anew; what a script does to the objects of the language stays without effect.
 
 A script blocks the event loop while it runs, so one that meets its limits again and again is put aside for a
 minute, as ThingsBoard does it: its messages fail at once instead of taking half a second each. Unlike there
@@ -13,7 +14,7 @@ from __future__ import annotations
 
 import re
 import time
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 import orjson
 import quickjs
@@ -21,64 +22,33 @@ import quickjs
 from gateway.domain.entity import EntityId, Json
 from gateway.domain.message import Message
 from gateway.errors import RejectedError
+from gateway.rules.carry import HARDENED, WHOLE, Kind, runners
 from gateway.rules.node import Shared, changed
-from gateway.rules.prelude import PRELUDE
-
-Kind = Literal["filter", "switch", "transform", "log", "details", "generator"]
+from gateway.rules.tbel import Translated, translated
+from gateway.rules.tbel.runtime import PARTS
 
 MAX_SCRIPT_CHARS: Final = 50_000
+MAX_ARGUMENT_CHARS: Final = 100_000
 MAX_RESULT_CHARS: Final = 300_000
 MAX_STRIKES: Final = 3
 BLOCKED_S: Final = 60.0
 MESSAGE_SHARE: Final = 4
 """All scripts together may take this many times the limit of one of them, per message."""
 
-# Kept apart from the script's text, so that its lines count from 1 after one is taken off.
-_RUNNERS: Final[dict[Kind, str]] = {
-    "filter": "(d, m, t) => user(parse(d), parse(m), t)",
-    "log": "(d, m, t) => { const r = user(parse(d), parse(m), t);"
-    " return typeof r === 'string' || !isTbel ? r : stringify(r); }",
-    "details": "(d, m, t) => { const r = user(parse(d), parse(m), t);"
-    " return r === undefined ? 'null' : stringify(r); }",
-    "switch": """(d, m, t) => {
-        let r = user(parse(d), parse(m), t);
-        if (r instanceof Set) { r = [...r]; }
-        if (typeof r === 'string') { return stringify([r]); }
-        return isArray(r) && r.every(x => typeof x === 'string') ? stringify(r) : 'a text or a list of texts';
-    }""",
-    "transform": """(d, m, t) => {
-        const r = user(parse(d), parse(m), t), out = [];
-        for (const x of isArray(r) ? r : [r]) {
-            if (x === null || typeof x !== 'object' || isArray(x)) { return 'an object with msg, metadata, msgType'; }
-            const one = {};
-            if (x.msg !== undefined) { one.d = x.msg; }
-            if (x.metadata !== undefined && x.metadata !== null) {
-                if (typeof x.metadata !== 'object' || isArray(x.metadata)) { return 'metadata that is an object'; }
-                one.m = {};
-                for (const k of keysOf(x.metadata)) {
-                    const v = x.metadata[k];
-                    if (v === null || v === undefined) { continue; }
-                    if (typeof v === 'object' || typeof v === 'function') { return 'metadata of plain values'; }
-                    one.m[k] = asText(v);
-                }
-            }
-            if (x.msgType) { one.t = asText(x.msgType); }
-            out.push(one);
-        }
-        return stringify(out);
-    }""",
-}
-_RUNNERS["generator"] = _RUNNERS["transform"]
-_PARAMETERS: Final = "msg, metadata, msgType"
-_OF_GENERATOR: Final = "prevMsg, prevMetadata, prevMsgType"
-_TRACE_LINE: Final = re.compile(r"<input>:(\d+)")
+_PARAMETERS: Final = ("msg", "metadata", "msgType")
+_OF_GENERATOR: Final = ("prevMsg", "prevMetadata", "prevMsgType")
+_TRACE_LINE: Final = re.compile(r"<input>:(\d+)(?::(\d+))?")
+_TBEL_LINE: Final = 10_000
+"""Far behind those of the runtime, so that a trace tells the one from the other."""
+_MAX_EXACT: Final = 1 << 53
+_ABSENT: Final = object()
 
 
 class Script:
     """One compiled script. Called from one thread only.
 
     Raises (constructor):
-        RejectedError: It does not parse, or is too long; the text names the line.
+        RejectedError: It does not parse, or is too long; the text names the line, of TBEL the column as well.
     """
 
     def __init__(self, kind: Kind, body: str, is_tbel: bool, shared: Shared) -> None:
@@ -90,6 +60,14 @@ class Script:
         self._struck_s = 0.0
         self._context: Any = None
         self._run: Any = None
+        self._direct: Any = None
+        self._absent: Any = None
+        parameters = _OF_GENERATOR if kind == "generator" else _PARAMETERS
+        self._tbel: Translated | None = translated(body, parameters) if is_tbel else None
+        names = [("$" if is_tbel else "") + name for name in parameters]
+        self._head = f"(function ({', '.join(names)}) {{"
+        self._runners, self._keys, self._more, self._first = runners(kind, body, is_tbel)
+        self._is_direct = True
         self._open()
 
     def is_true(self, msg: Message) -> bool:
@@ -105,7 +83,14 @@ class Script:
 
     def transformed(self, msg: Message) -> list[Message]:
         """A transformation's messages, with the id of `msg`. RejectedError: as above, or an empty list."""
-        results: list[dict[str, Json]] = self._json(msg)
+        result = self._call(msg)
+        if result is None:
+            return [msg]
+        if type(result) is not str:
+            return [changed(msg, data={**msg.data, self._first: _number(result)})]
+        if result.startswith("{"):
+            return [self._patched(msg, self._loaded(result))]
+        results: list[dict[str, Json]] = self._listed(result)
         if not results:
             raise RejectedError("the script gave an empty list")
         return [changed(msg, data=one.get("d", ...), metadata=one.get("m"), type_=one.get("t")) for one in results]
@@ -124,10 +109,21 @@ class Script:
             raise RejectedError("the script must give details that are JSON")
         return self._loaded(result)
 
+    def _patched(self, msg: Message, patch: dict[str, Any]) -> Message:
+        data, metadata = patch.get("d", ...), patch.get("m")
+        if "u" in patch:
+            data = {**msg.data, **patch["u"]}
+        if "n" in patch:
+            metadata = {**msg.metadata, **patch["n"]}
+        return changed(msg, data=data, metadata=metadata, type_=patch.get("t"))
+
     def _json(self, msg: Message) -> Any:
         result = self._call(msg)
         if type(result) is not str:
             raise RejectedError(f"the script gave {_described(result)}")
+        return self._listed(result)
+
+    def _listed(self, result: str) -> Any:
         if not result.startswith("["):
             raise RejectedError(f"the script must give {result}")
         return self._loaded(result)
@@ -146,35 +142,78 @@ class Script:
         shared = self._shared
         if shared.script_s > self._limit_s * MESSAGE_SHARE:
             raise RejectedError("the scripts of this message took too long together")
-        try:
-            data, metadata = orjson.dumps(msg.data).decode(), orjson.dumps(msg.metadata).decode()
-        except TypeError as error:
-            raise RejectedError(f"the message is no valid JSON: {error}") from None
-        if self._run is None:
+        if self._run is None or (self._is_tbel and self._context is not shared.tbel_context):
             self._open()
+        arguments = self._plain(msg) if self._is_direct and self._direct is not None else None
+        run = self._direct
+        if arguments is None:
+            arguments, run = _as_json(msg), self._run
         started_s = time.perf_counter()
         try:
-            return self._run(data, metadata, msg.type)
+            return run(*arguments)
         except quickjs.JSException as error:
-            raise self._failure(str(error), msg.originator) from None
+            if str(error).partition("\n")[0] != WHOLE:
+                raise self._failure(str(error), msg.originator) from None
         except (SystemError, MemoryError, UnicodeError):
-            self._strike(msg.originator)
-            raise RejectedError("the script's result cannot be carried over") from None
+            if run is self._run:
+                self._strike(msg.originator)
+                raise RejectedError("the script's result cannot be carried over") from None
         finally:
             shared.script_s += time.perf_counter() - started_s
+        self._is_direct = False
+        return self._call(msg)
+
+    def _plain(self, msg: Message) -> list[Any] | None:
+        """The values that the script names; None: one of them is not plain, so the whole goes over."""
+        data = msg.data
+        if self._keys:
+            if type(data) is not dict:
+                return None
+            arguments = [data.get(key, _ABSENT) for key in self._keys]
+        else:
+            arguments = []
+        for key in self._more:
+            arguments.append(msg.metadata.get(key, _ABSENT))
+        for index, value in enumerate(arguments):
+            kind = type(value)
+            if kind is float or kind is str or kind is bool or value is None:
+                continue
+            if kind is int:
+                if -_MAX_EXACT <= value <= _MAX_EXACT:
+                    continue
+                return None
+            if value is not _ABSENT:
+                return None
+            arguments[index] = self._absent
+        arguments.append(msg.type)
+        return arguments
 
     def _failure(self, text: str, originator: EntityId) -> RejectedError:
         message, _, trace = text.partition("\n")
         if "interrupted" in message:
             self._strike(originator)
             return RejectedError(f"the script ran longer than {self._limit_s * 1000:.0f} ms")
-        if "out of memory" in message:
+        # With no memory left for an error either, null is thrown.
+        if "out of memory" in message or (message == "null" and "throw" not in self._body):
             self._strike(originator)
             return RejectedError(f"the script needs more than {self._shared.config.script_memory_bytes >> 20} MB")
-        return RejectedError(f"the script failed: {message}{_line(trace)}")
+        if self._tbel is not None:
+            message = message.removeprefix("Error: ")
+        return RejectedError(f"the script failed: {message}{self._place(trace)}")
+
+    def _place(self, trace: str) -> str:
+        if self._tbel is None:
+            return _line(trace)
+        for found in _TRACE_LINE.finditer(trace):
+            if int(found[1]) >= _TBEL_LINE:
+                place = self._tbel.place(int(found[2] or 0) - 1 - len(self._head))
+                return f" ({place})" if place else ""
+        return ""
 
     def _strike(self, originator: EntityId) -> None:
-        self._context = self._run = None
+        self._context = self._run = self._direct = None
+        if self._is_tbel:
+            self._shared.tbel_context = None
         now_s = self._shared.clock.monotonic_s()
         if now_s - self._struck_s > BLOCKED_S:
             self._strikes.clear()
@@ -190,30 +229,62 @@ class Script:
         counts = self._strikes.values()
         return self._strikes.get(originator, 0) >= MAX_STRIKES or sum(counts) - max(counts) >= MAX_STRIKES
 
-    def _open(self) -> None:
+    def _house(self) -> Any:
+        """A context with its limits. That of TBEL serves all scripts of the engine: no name in it reaches outside of
+        its own call, and what is there under all of them is too large to have it for each.
+        """
         context = quickjs.Context()
         context.set_memory_limit(self._shared.config.script_memory_bytes)
         context.set_time_limit(self._limit_s)
+        if self._is_tbel:
+            for part in PARTS:
+                context.eval(part)
+        else:
+            context.eval(HARDENED)
+        return context
+
+    def _open(self) -> None:
         try:
-            if self._is_tbel:
-                context.eval(PRELUDE)
+            if self._tbel is not None:
+                context = self._shared.tbel_context or self._house()
+                self._shared.tbel_context = context
+                body = "\n" * (_TBEL_LINE - 1) + self._head + self._tbel.code + "})"
+            else:
+                context = self._house()
+                body = f"{self._head}\n{self._body}\n}})"
             # Captured before the script can replace them; `user` is the only name that it shares.
-            make = context.eval(
-                "((parse, stringify, isArray, keysOf, asText, isTbel) => user => " + _RUNNERS[self._kind] + ")"
-                f"(JSON.parse, JSON.stringify, Array.isArray, Object.keys, String, {str(self._is_tbel).lower()})"
-            )
-            parameters = _OF_GENERATOR if self._kind == "generator" else _PARAMETERS
-            user = context.eval(f"(function ({parameters}) {{\n{self._body}\n}})")
-            self._run = make(user)
+            names = "JSON.parse, JSON.stringify, Array.isArray, Object.keys, "
+            names += f"{'_t' if self._is_tbel else 'String'}, Object.defineProperty, Number.isFinite"
+            make = context.eval(f"(user, absent) => ({self._runners})({names}, globalThis._plain, user, absent)")
+            user = context.eval(body)
+            self._absent = context.eval("({})")
+            made = make(user, self._absent)
+            if not isinstance(made, quickjs.Object):
+                raise RejectedError("the script cannot be read: it is not the body of a function")
+            pick = context.eval("(list, index) => list[index]")
+            self._run, self._direct = pick(made, 0), pick(made, 1)
         except quickjs.JSException as error:
             message, _, trace = str(error).partition("\n")
-            language = "as JavaScript (TBEL is run where it is also JavaScript)" if self._is_tbel else "as JavaScript"
-            raise RejectedError(f"the script cannot be read {language}: {message}{_line(trace)}") from None
+            raise RejectedError(f"the script cannot be read as JavaScript: {message}{_line(trace)}") from None
         except (SystemError, MemoryError, UnicodeError) as error:
             raise RejectedError(f"the script cannot be read: {error}") from None
-        if not isinstance(self._run, quickjs.Object):
-            raise RejectedError("the script cannot be read: it is not the body of a function")
         self._context = context
+
+
+def _as_json(msg: Message) -> list[Any]:
+    """Body, metadata and type. RejectedError: no JSON, or too much of it."""
+    try:
+        data, metadata = orjson.dumps(msg.data).decode(), orjson.dumps(msg.metadata).decode()
+    except TypeError as error:
+        raise RejectedError(f"the message is no valid JSON: {error}") from None
+    if len(data) + len(metadata) > MAX_ARGUMENT_CHARS:
+        raise RejectedError(f"the message is longer than the {MAX_ARGUMENT_CHARS} characters that a script may get")
+    return [data, metadata, msg.type]
+
+
+def _number(value: Any) -> Any:
+    """As JSON would bring it: 2.0 is 2."""
+    return int(value) if type(value) is float and value.is_integer() and abs(value) < 1e21 else value
 
 
 def _line(trace: str) -> str:

@@ -196,7 +196,7 @@ async def test_a_device_that_a_script_does_not_stand_is_put_aside_alone():
 
 
 def test_a_message_that_is_no_json_fails_without_the_engine():
-    script = make("filter", "return true;")
+    script = make("filter", "return msg.a != 1;")
     with pytest.raises(RejectedError, match="no valid JSON"):
         script.is_true(message({"a": "\ud800"}))
     with pytest.raises(RejectedError, match="no valid JSON"):
@@ -247,9 +247,9 @@ def test_tbel_functions(expression, expected):
 
 
 def test_tbel_methods_do_not_leak_into_data():
-    (made,) = make("transform", "var a = {x: 1}; for (var k in a) { a.seen = k; } return {msg: a};", True).transformed(
-        message()
-    )
+    (made,) = make(
+        "transform", "var a = {x: 1}; var n = ''; foreach (e : a) { n = n + e.key; } a.seen = n; return {msg: a};", True
+    ).transformed(message())
     assert made.data == {"x": 1, "seen": "x"}
 
 
@@ -259,14 +259,106 @@ def test_tbel_errors_are_failures(body):
         make("transform", body + " return {};", True).transformed(message())
 
 
-def test_tbel_that_is_no_javascript_is_listed_with_its_line():
-    tbel = {"scriptLang": "TBEL", "jsScript": "return true;", "tbelScript": "var a = 0;\nforeach (s : msg.l) { a++; }"}
+def test_tbel_that_does_not_translate_is_listed_with_its_place():
+    tbel = {"scriptLang": "TBEL", "jsScript": "return true;", "tbelScript": "var a = 0;\nreturn msg.l.map(x => x);"}
     rules = Rules([("filter.TbJsFilterNode", "tbel", tbel)])
-    assert "TBEL is run where it is also JavaScript" in rules.texts()[0]
-    assert "(line 2)" in rules.texts()[0]
+    assert rules.texts() == ["arrow functions are not in TBEL: write a function, or foreach (line 2, column 20)"]
     assert len(rules.run().errors) == 1
 
 
 def test_tbel_log_turns_values_into_text_and_sets_are_labels():
     assert make("log", "return msg;", True).text(message()) == '{"temperature":21.5}'
     assert make("switch", "return toSet(['a', 'b', 'a']);", True).labels(message()) == ["a", "b"]
+
+
+def test_what_one_script_does_to_the_language_stays_without_effect():
+    games = (
+        "Object.prototype.leak = 1; Array.prototype.map = null; String.prototype.x = 1; JSON.stringify = null;"
+        " ({}).__proto__.other = 2; Object.prototype.toString = null; msg.constructor = 5; msg.toString = 6;"
+        " return {msg: msg};"
+    )
+    script = make("transform", games)
+    assert script.transformed(message({"a": 1}))[0].data == {"a": 1, "constructor": 5, "toString": 6}
+    after = make("filter", "var was = ({}).leak === undefined && [1].map(x => x)[0] === 1; Object.prototype.leak = 1;"
+                           " return was && ({}).leak === undefined;")  # fmt: skip
+    assert [after.is_true(message()) for _ in range(2)] == [True, True]
+
+
+def test_all_tbel_scripts_share_a_context_and_a_limit_of_one_costs_the_others_nothing():
+    shared = Shared(FakeState(), RulesConfig(script_timeout_ms=50), FakeClock(), Counters())
+    bad = Script("filter", "while (msg.bad == true) { } return true;", True, shared)
+    good = Script("filter", "n = 1; return msg.temperature > 20;", True, shared)
+    assert good.is_true(message())
+    with pytest.raises(RejectedError, match="longer than 50 ms"):
+        bad.is_true(message({"bad": True}))
+    assert good.is_true(message())
+    assert bad.is_true(message({"bad": False}))
+
+
+@pytest.mark.parametrize(
+    ("body", "text"),
+    [
+        ("var l = [];\nwhile (true) { l.add([1, 2, 3, 4, 5, 6, 7, 8]); }", "needs more than 2 MB"),
+        ("function f(n) { return f(n + 1); } f(0)", "Maximum call stack"),
+        ("return msg.toString() + padStart('', 400000, 'x');", "longer than 300000"),
+    ],
+)
+def test_tbel_at_its_limits(body, text):
+    script = make("transform" if "padStart" not in body else "details", body, True, script_memory_bytes=2 << 20)
+    with pytest.raises(RejectedError, match=text):
+        script.transformed(message()) if "padStart" not in body else script.details(message())
+
+
+def test_more_than_a_script_may_get():
+    with pytest.raises(RejectedError, match="longer than the 100000 characters"):
+        make("filter", "return msg != null;").is_true(message({"a": "x" * 100_000}))
+
+
+# ── what a script does not mention is not carried over ──
+
+
+@pytest.mark.parametrize(
+    ("body", "data", "metadata", "expected"),
+    [
+        # (script, body, metadata; body, metadata and type that come out)
+        ("msg.f = msg.t * 2; return {msg: msg, metadata: metadata, msgType: msgType};", {"t": 2, "x": 5.0}, {"k": "v"},
+         ({"t": 2, "x": 5.0, "f": 4}, {"k": "v"}, "POST_TELEMETRY_REQUEST")),
+        ("metadata.n = 5; delete metadata.k; return {msg: msg, metadata: metadata};", {"t": 2.0}, {"k": "v"},
+         ({"t": 2.0}, {"n": "5"}, "POST_TELEMETRY_REQUEST")),
+        ("metadata.k = null; return {msg: msg, metadata: metadata};", {"t": 2}, {"k": "v", "l": "w"},
+         ({"t": 2}, {"l": "w"}, "POST_TELEMETRY_REQUEST")),
+        ("delete msg.t; return {msg: msg};", {"t": 2, "u": 3}, {}, ({"u": 3}, {}, "POST_TELEMETRY_REQUEST")),
+        ("return {msg: {msg: msg}};", {"t": [1]}, {}, ({"msg": {"t": [1]}}, {}, "POST_TELEMETRY_REQUEST")),
+        ("return {msg: {all: {msg: msg}, t: msg.t}};", {"t": 1, "u": 2}, {},
+         ({"all": {"msg": {"t": 1, "u": 2}}, "t": 1}, {}, "POST_TELEMETRY_REQUEST")),
+        ("return {msg: {inner: {metadata: metadata}}};", {}, {"k": "v"},
+         ({"inner": {"metadata": {"k": "v"}}}, {"k": "v"}, "POST_TELEMETRY_REQUEST")),
+        ("msg.a.b = 2; return {msg: msg};", {"a": {"b": 1}, "c": 1}, {},
+         ({"a": {"b": 2}, "c": 1}, {}, "POST_TELEMETRY_REQUEST")),
+        ("[msg.a] = [7]; return {msg: msg, msgType: 'X'};", {"a": 1, "b": 2}, {}, ({"a": 7, "b": 2}, {}, "X")),
+        ("msg.a = 1; msg.b = 'x'; msg.c = [1]; return {msg: msg};", {"a": 1, "z": 0}, {},
+         ({"a": 1, "z": 0, "b": "x", "c": [1]}, {}, "POST_TELEMETRY_REQUEST")),
+        ("msg.big = msg.n; return {msg: msg};", {"n": 2**53 + 2}, {},
+         ({"n": 2**53 + 2, "big": 2**53 + 2}, {}, "POST_TELEMETRY_REQUEST")),
+        ("msg.x = 1 / 0; return {msg: msg};", {"x": 1}, {}, ({"x": None}, {}, "POST_TELEMETRY_REQUEST")),
+        ("arguments[0].x = 1; return {msg: msg};", {"y": 1}, {}, ({"y": 1, "x": 1}, {}, "POST_TELEMETRY_REQUEST")),
+        ("var o = {msg: msg}; o.msg.x = o.msg.y; return o;", {"y": 1}, {},
+         ({"y": 1, "x": 1}, {}, "POST_TELEMETRY_REQUEST")),
+        ("msg.x = msg.y; return {msg: msg};", [1], {}, ([1], {}, "POST_TELEMETRY_REQUEST")),
+        ("return [{msg: msg, metadata: metadata}];", {"y": 1}, {"a": "b"},
+         ({"y": 1}, {"a": "b"}, "POST_TELEMETRY_REQUEST")),
+    ],
+)  # fmt: skip
+def test_what_is_left_here_and_what_comes_back_make_the_same_message(body, data, metadata, expected):
+    script = make("transform", body)
+    for _ in range(2):
+        (made,) = script.transformed(message(data, metadata=metadata))
+        assert (made.data, made.metadata, made.type) == expected
+
+
+@pytest.mark.parametrize(
+    "body", ["(" * 500 + "1", "!" * 5000 + "true", "if (true) {" * 200, "[" * 300, "x = " * 3000 + "1"]
+)
+def test_too_much_within_one_another_is_an_error_with_its_place(body):
+    with pytest.raises(RejectedError, match=r"too .* \(line 1, column"):
+        make("filter", body, True)
