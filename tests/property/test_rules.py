@@ -34,6 +34,8 @@ KEYS = [
     *("scope", "keys", "fetchTo", "dataMapping", "processingSettings", "messageNames", "metadataNames"),
     *("checkAllKeys", "ruleChainId", "notifyDevice", "timeoutInSeconds", "renameKeysMapping", "copyFrom"),
     *("deleteFrom", "originatorTypes", "messageTypes", "clientAttributeNames"),
+    *("jsonPath", "relationsQuery", "polygonsDefinition", "perimeterType", "originatorSource", "detailsList"),
+    *("latestTsKeyNames", "fetchMode", "limit", "inputValueKey", "round", "entityId", "checkForSingleEntity"),
 ]
 configs = st.dictionaries(st.sampled_from(KEYS), json_values, max_size=4) | json_values
 labels = st.sampled_from(["Success", "Failure", "True", "False", "Other", "Post telemetry", "x"])
