@@ -78,5 +78,8 @@ proto: $(VENV)/dev.done
 config: $(VENV)/run.done
 	$(BIN)/edge-gateway config-sample > config/gateway.yaml
 
+nodes: $(VENV)/run.done
+	$(BIN)/python -m gateway.rules.catalogue > docs/rule-nodes.md
+
 clean:
 	rm -rf $(VENV) $(TB_VENV) $(TBGW_VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis build *.egg-info
