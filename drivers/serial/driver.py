@@ -12,8 +12,8 @@ from typing import Final
 
 from drivers.serial.config import SerialConfig
 from drivers.serial.fields import Content, NoValue
-from drivers.serial.frames import Framer
-from drivers.serial.guess import hint
+from drivers.serial.frames import MAX_BAD_BYTES, Framer
+from drivers.serial.guess import hint, other_end
 from drivers.serial.hand import Hearing
 from drivers.serial.messages import Kind, answer_value, text_of, value_to_send
 from drivers.serial.notation import shown
@@ -431,7 +431,11 @@ class SerialDriver:
             return f"nothing came on {config.port}: is it connected, and to this port?"
         recent = self._recent[-bytes_:]
         reason = f"{bad_frames} bad frames, the last: {self._framer.seen.last_reason}" if bad_frames else ""
-        question = hint(recent, config.settings_text, config.baudrate, self.wire.complaints())
+        question = other_end(recent, config.frame.end_mark) if config.frame.kind == "delimiter" else None
+        last_bad = self._framer.seen.last_bad
+        if bad_frames and len(last_bad) < MAX_BAD_BYTES and (others := self._proof.others(last_bad)):
+            question = f"the last bad frame would be good with checksum {' or '.join(others)}"
+        question = question or hint(recent, config.settings_text, config.baudrate, self.wire.complaints())
         return f"{bytes_} bytes came ({reason or NO_FRAME}), at the end {shown(recent)}; {question}"
 
     def close(self) -> None:

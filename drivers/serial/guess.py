@@ -39,6 +39,16 @@ def seven_bits(data: bytes) -> str | None:
     return {0: "7E1", len(data): "7O1"}.get(odd)
 
 
+def other_end(data: bytes, end: bytes) -> str | None:
+    """What seems to end the lines of a text, when `end` is nowhere in it; None: it is, or nothing else is."""
+    if end in data:
+        return None
+    found = next((mark for mark in (b"\r\n", b"\r", b"\n", b"\x03", b"\0") if mark in data), None)
+    if found is None or sum(map(_is_text, data)) < 0.9 * len(data):
+        return None
+    return f"the end mark {end.hex(' ').upper()} never came, {found.hex(' ').upper()} did: is `end` of `frame` right?"
+
+
 def hint(data: bytes, settings: str, baudrate: int, errors: tuple[int, int, int]) -> str:
     """The end of a message: what to try.
 

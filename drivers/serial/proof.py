@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from drivers.serial.checksums import CRCS, SIMPLE, Crc, crc
+from drivers.serial.checksums import CRCS, NAMES, SIMPLE, Crc, crc
 from drivers.serial.config import Checksum, Frame
 from drivers.serial.frames import FrameRule
 from drivers.serial.notation import to_bytes
@@ -29,7 +29,7 @@ class Proof:
 
     def __init__(self, frame: Frame, checksum: Checksum | None) -> None:
         self._cut = len(frame.end_mark) if frame.kind == "delimiter" else 0
-        self._checksum = checksum
+        self._frame, self._checksum = frame, checksum
         self._after = to_bytes(checksum.after) if checksum is not None and checksum.after is not None else b""
         self._crc: Crc | None = None
         if checksum is not None and checksum.kind not in SIMPLE:
@@ -61,6 +61,21 @@ class Proof:
         if checksum.form == "hex":
             return f"its checksum is {found.decode('ascii', 'replace')!r}, not {wanted.decode()!r}"
         return f"its checksum is {found.hex(' ').upper() or 'missing'}, not {wanted.hex(' ').upper()}"
+
+    def others(self, frame: bytes) -> list[str]:
+        """How the checksum of a frame that is refuted would have to be set for it to be good, all else as it is."""
+        checksum = self._checksum
+        if checksum is None or self.problem(frame) is None:
+            return []
+        found = []
+        for kind in NAMES:
+            for order in ("big", "little"):
+                other = checksum.model_copy(update={"kind": kind, "order": order, "poly": None})
+                if other.size != checksum.size or (other.size == 1 and order == "little"):
+                    continue
+                if Proof(self._frame, other).problem(frame) is None:
+                    found.append(f"{{kind: {kind}{f', order: {order}' if other.size > 1 else ''}}}")
+        return found
 
     def body(self, frame: bytes) -> bytes:
         """What fields are looked for in: without an end mark of a text, without a checksum that stands at the end."""

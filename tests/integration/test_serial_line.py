@@ -18,6 +18,7 @@ from gateway.ports import Query, Write
 from gateway.supervise import SystemClock
 from tests.e2e.parts import until
 from tests.fakes.serial_line import SerialLine
+from tests.fakes.uart import heard as misheard
 
 SCALE = """
 frame: {end: "\\r\\n", max_bytes: 64}
@@ -166,6 +167,23 @@ async def test_silence_and_nonsense_are_told_apart(tmp_path):
         assert "5 bytes came" in text
         assert "FE 80 F8 0D 0A" in text
         assert "is 9600 8N1 what the device is set to?" in text
+
+
+@pytest.mark.parametrize(
+    ("data", "text"),
+    [
+        (misheard(b"W12.345\r\n" * 3, 9600, 38400)[0], "each bit comes 4 times over: is the device set to 9600 baud?"),
+        (misheard(b"W12.345\r\n" * 3, 38400, 38400, bits=7, parity="even")[0], "is the device set to 38400 7E1?"),
+        (b"W12.345\r" * 3, "the end mark 0D 0A never came, 0D did: is `end` of `frame` right?"),
+    ],
+    ids=["baudrate", "parity", "end mark"],
+)
+async def test_wrong_settings_are_told_by_what_was_seen(tmp_path, data, text):
+    async with running(tmp_path, SCALE, baudrate=38400) as scene:
+        await soon(lambda: scene.driver.wire.is_open, "not open")
+        scene.line.say(data)
+        await soon(lambda: any(text in str(error) for error in scene.errors), f"not told: {scene.errors}")
+        assert not scene.heard
 
 
 async def test_questions_and_answers(tmp_path):

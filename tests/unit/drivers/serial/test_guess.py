@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from drivers.serial.guess import hint, seven_bits, stretched
+from drivers.serial.guess import hint, other_end, seven_bits, stretched
 from tests.fakes.uart import heard
 
 TEXTS = [b"ST,GS,+00012.3kg\r\n", b"$GPGGA,123519,4807.038,N,01131.000,E,1,08,0.9,545.4,M,,*47\r\n", bytes(range(256))]
@@ -51,6 +51,22 @@ def test_parity_in_the_top_bit(parity):
         f"the bytes are text with a parity bit on top: is the device set to 9600 7{parity[0].upper()}1?"
     )
     assert seven_bits(TEXTS[0]) is None
+
+
+@pytest.mark.parametrize(
+    ("data", "end", "found"),
+    [
+        (b"ST,GS,1kg\rST,GS", b"\r\n", "0D"),
+        (b"ST,GS,1kg\n", b"\r\n", "0A"),
+        (b"ST,GS,1kg\r\n", b"\r\n", None),
+        (b"ST,GS,1kg", b"\n", None),
+        (bytes(range(200, 256)) + b"\r", b"\n", None),
+    ],
+)
+def test_another_end_mark(data, end, found):
+    said = other_end(data, end)
+    assert (said is None) == (found is None)
+    assert said is None or f"never came, {found} did" in said
 
 
 def test_the_words_of_a_hint():
