@@ -134,6 +134,7 @@ def judge(status: dict[str, Any]) -> list[str]:
             f" {names[0]!r}: what they say may be lost there. Is the tenant's quota of devices used up? They were"
             " announced again"
         )
+    remarks += [f"firmware and software: {problem}" for problem in (status.get("ota") or {}).get("problems", ())]
     remarks += [f"rule problem: {problem}" for problem in status["rules"]["problems"]]
     return remarks
 

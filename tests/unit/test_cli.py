@@ -194,6 +194,8 @@ def test_status_shows_that_the_gateway_does_not_listen():
     status = {"queue": queue, "store": {"oldest_waiting_s": 0}, "rules": {"problems": []}}
     assert judge({**status, "mqtt": {"listening": True}}) == []
     assert "no MQTT device can connect" in judge({**status, "mqtt": {"listening": False}})[0]
+    unread = {"packages": 0, "used_bytes": 0, "problems": ["packages.yaml: is no YAML"]}
+    assert judge({**status, "ota": unread}) == ["firmware and software: packages.yaml: is no YAML"]
 
 
 def test_status_shows_where_masters_come_in(capsys):
