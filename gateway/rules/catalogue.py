@@ -16,6 +16,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
 import gateway.rules.nodes  # noqa: F401 - fills the registry
+from gateway.rules.catalogue_words import MEANINGS
 from gateway.rules.node import OWN_PREFIX, REGISTRY, NodeKind
 
 _HEAD: Final = """\
@@ -197,14 +198,20 @@ def _entry(kind: NodeKind, about: About | None) -> str:
     fields = kind.config.model_fields
     if fields:
         said = _said(kind.config)
-        lines += ["", *([said, ""] if said else []), "| key | default | |", "|---|---|---|"]
+        lines += ["", *([said, ""] if said else []), "| key | default | meaning |", "|---|---|---|"]
         lines += [
-            f"| `{field.alias or key}` | {_default(field)} | {_cell(field.description or '')} |"
+            f"| `{field.alias or key}` | {_default(field)} | {_cell(_meaning(kind, field.alias or key, field))} |"
             for key, field in fields.items()
         ]
     if about is not None and about.differs:
         lines += ["", f"Unlike ThingsBoard: {about.differs}."]
     return "\n".join(lines) + "\n"
+
+
+def _meaning(kind: NodeKind, key: str, field: FieldInfo) -> str:
+    if field.description or kind.java_class.startswith(OWN_PREFIX):
+        return field.description or ""
+    return MEANINGS.get(key, "")
 
 
 def _said(thing: object) -> str:

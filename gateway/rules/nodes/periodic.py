@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from typing import Any, Final
-from uuid import UUID, uuid5
+from uuid import uuid5
 
 from pydantic import Field
 
@@ -13,6 +13,7 @@ from gateway.domain.message import Message
 from gateway.errors import RejectedError
 from gateway.ports import Outcome, StateReader
 from gateway.rules.chain import entity_uuid
+from gateway.rules.entities import is_known, tenant_of
 from gateway.rules.node import FAILURE, SUCCESS, Answer, NodeConfig, NodeEnv, Routed, Run, node
 from gateway.rules.nodes.filter import ScriptConfig
 from gateway.rules.script import Script
@@ -117,26 +118,18 @@ class _Generator:
         if kind == "TENANT":
             return tenant(state)
         assert self._id is not None
-        if not _is_known(state, kind, self._id):
+        entity = EntityId(kind, self._id)
+        if not is_known(state, entity):
             raise RejectedError(f"its originator, the {kind.lower()} {self._id}, is not known here")
-        return EntityId(kind, self._id)
+        return entity
 
 
 def tenant(state: StateReader) -> EntityId:
     """RejectedError: there was no connection to the cloud yet, so that nobody knows."""
-    identity = state.identity()
-    if identity is None:
+    found = tenant_of(state)
+    if found is None:
         raise RejectedError("the tenant is not known before the first connection to the cloud")
-    return EntityId("TENANT", identity.tenant_id)
-
-
-def _is_known(state: StateReader, kind: str, id_: UUID) -> bool:
-    if kind == "DEVICE":
-        return state.device(id_) is not None
-    if kind == "EDGE":
-        identity = state.identity()
-        return identity is not None and identity.edge_id == id_
-    return state.entity_json(kind, str(id_)) is not None or str(id_) in state.entity_keys(kind)
+    return found
 
 
 class CountConfig(NodeConfig):

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from gateway.rules.catalogue import ABOUT, catalogue
+from gateway.rules.catalogue_words import MEANINGS
 from gateway.rules.node import OWN_PREFIX, REGISTRY
 
 
@@ -17,6 +18,17 @@ def test_every_stock_node_has_its_place_and_is_run_unless_it_is_tier_c():
     assert {name for name, tier in told.items() if tier == "C"} == {
         name for name, kind in REGISTRY.items() if not kind.is_supported
     }
+
+
+def test_every_key_of_a_stock_node_has_a_meaning():
+    dumb = [
+        f"{name}: {field.alias}"
+        for name, kind in REGISTRY.items()
+        if not name.startswith(OWN_PREFIX)
+        for field in kind.config.model_fields.values()
+        if not field.description and field.alias not in MEANINGS
+    ]
+    assert dumb == [], "give its Field a description"
 
 
 def test_no_secret_has_a_default_that_is_shown():
