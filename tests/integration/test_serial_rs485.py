@@ -92,3 +92,15 @@ async def test_parity_errors_are_heeded_and_what_the_uart_counts_is_told(tmp_pat
         scene.line.answers = {b"V?\n": b"\x00\x12\n"}
         with pytest.raises(TransientError, match="the UART counts 7 framing errors, 3 parity errors"):
             await scene.driver.read(scene.poll())
+
+
+async def test_echoes_of_commands_that_nobody_waits_for(tmp_path):
+    async with running(tmp_path, METER, echo=True) as scene:
+        scene.line.answers = {}
+        await scene.driver.wire.open()
+        for _ in range(2):
+            await scene.driver.write(Write(device="Meter", key="tare", value=None))
+        scene.driver._received(b"T\nT")
+        scene.driver._received(b"\nV=1\n")
+        seen = scene.driver.line()
+        assert (seen["bytes"], seen["unexpected_frames"]) == (4, 1)
