@@ -234,13 +234,10 @@ class Script:
         its own call, and what is there under all of them is too large to have it for each.
         """
         context = quickjs.Context()
+        for part in PARTS if self._is_tbel else (HARDENED,):
+            context.eval(part)
         context.set_memory_limit(self._shared.config.script_memory_bytes)
         context.set_time_limit(self._limit_s)
-        if self._is_tbel:
-            for part in PARTS:
-                context.eval(part)
-        else:
-            context.eval(HARDENED)
         return context
 
     def _open(self) -> None:
