@@ -5,6 +5,7 @@ import math
 import pytest
 
 from gateway.domain.changes import SaveAttributes
+from gateway.domain.telemetry import Attribute
 from gateway.errors import RejectedError
 from gateway.rules.expression import Expression
 from gateway.rules.nodes.math import OPERATIONS
@@ -125,6 +126,11 @@ def test_a_counter_counts_messages_that_are_not_on_the_disk_yet():
     written = [rules.run().changes[0] for _ in range(3)]
     assert [change.values["n"] for change in written if isinstance(change, SaveAttributes)] == [1, 2, 3]
     assert sorted({change.ts_ms for change in written}) == [change.ts_ms for change in written]
+    place = (written[0].entity, "SERVER_SCOPE", "n")
+    rules.state.attributes[place] = Attribute(written[0].ts_ms, 1)  # the first is durable, the others follow
+    assert rules.run().changes[0].values == {"n": 4}
+    rules.state.attributes[place] = Attribute(written[2].ts_ms + 1000, 50)  # somebody else has written it since
+    assert rules.run().changes[0].values == {"n": 51}
 
 
 @pytest.mark.parametrize(
