@@ -104,3 +104,11 @@ def postgres_server_alone() -> Iterator[PostgresServer]:
     finally:
         server.stop()
         shutil.rmtree(server.data.parent, ignore_errors=True)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """With `--dist loadgroup`: tests that start processes run one after the other, the others beside them by file."""
+    for item in items:
+        has_processes = item.get_closest_marker("server") or item.get_closest_marker("slow")
+        item.add_marker(pytest.mark.xdist_group("processes" if has_processes else item.nodeid.partition("::")[0]))

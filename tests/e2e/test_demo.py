@@ -24,10 +24,12 @@ async def start(folder, *arguments, stdout=asyncio.subprocess.PIPE, stderr=async
 
 async def until_line(demo, text):
     async with asyncio.timeout(40):
+        said = []
         while line := (await demo.stdout.readline()).decode():
+            said.append(line)
             if text in line:
                 return
-    raise AssertionError(f"it ended before it said {text!r}")
+    raise AssertionError(f"it ended before it said {text!r}: {''.join(said[-20:])}")
 
 
 def parts_of(demo):

@@ -8,11 +8,21 @@ from typing import Any
 
 import paho.mqtt.client as mqtt
 import pytest
-from paho.mqtt.enums import CallbackAPIVersion
+from paho.mqtt.enums import CallbackAPIVersion, MessageState
 
 from tests.e2e.parts import GatewayProcess, until
 
 DEVICES = [{"name": "pump", "access_token": "tok"}, {"name": "fan", "access_token": "tok2"}]
+
+
+class Paho(mqtt.Client):
+    """paho 2.1 forgets at the second attempt to connect that a message had its PUBREC, and publishes it anew."""
+
+    def _messages_reconnect_reset_out(self) -> None:
+        for message in self._out_messages.values():
+            if message.state == MessageState.MQTT_MS_RESEND_PUBREL:
+                message.state = MessageState.MQTT_MS_WAIT_FOR_PUBCOMP
+        super()._messages_reconnect_reset_out()
 
 
 class Client:
@@ -24,7 +34,7 @@ class Client:
         self.is_subscribed = False
         self.present: list[bool] = []
         self._subscription = subscription
-        self.client = mqtt.Client(CallbackAPIVersion.VERSION2, client_id=f"client-{token}", clean_session=False)
+        self.client = Paho(CallbackAPIVersion.VERSION2, client_id=f"client-{token}", clean_session=False)
         self.client.username_pw_set(token)
         self.client.reconnect_delay_set(1, 1)
         self.client.on_connect = self._on_connect
