@@ -42,6 +42,7 @@ def of(originator, body):
 async def house():
     house = House()
     house.rules = house.pipeline._rules = AskingRules()
+    house.pipeline.intake = house.rules.process
     yield house
     await house.pipeline.close()
 
