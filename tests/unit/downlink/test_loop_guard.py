@@ -25,7 +25,7 @@ async def house():
     async with House() as house:
         engine = RuleEngine(house.state, RulesConfig(), house.clock, house.counters)
         engine.load_files()
-        house.pipeline._rules = engine
+        house.pipeline._rules, house.pipeline.intake = engine, engine.process
         house.dispatcher = Dispatcher(
             house.commands, FakeChains(), house.pipeline.commit, house.state, house.clock, house.counters
         )
