@@ -1,0 +1,148 @@
+"""Every seam of the house, one small Protocol each. Rooms know these and never one another.
+
+up     broker ────┐                            ┌─▶ RuleProcessor ─▶ changes ─┐
+                  ├─ DeviceInlet ─▶ devices ───┘                             └─ Committer ─▶ Store
+       fieldbus ──┘                                                       state, cloud_event
+          └─ Driver ─▶ drivers/*       cloud ◀─ CloudLink ─ uplink ◀─ CloudEvents ┘
+
+down   broker, fieldbus ◀─ DeviceChannel ─ devices ◀─ DeviceCommands ─ downlink ◀─ DownlinkHandler ─ cloud
+
+Two habits make the path cheap and honest at once. What only decides is an ordinary function and never
+awaits; what must reach the disk returns a *receipt*: an `asyncio.Future` that is done when everything
+the message caused is durable, and fails when it never will be. There is no queue between the two.
+"""
+
+from gateway.ports.clock import Clock, Receipt
+from gateway.ports.cloud import CloudLink, DeviceCommands, DownlinkHandler, PackageKeeper, UplinkAnswer
+from gateway.ports.devices import (
+    DeviceChanged,
+    DeviceChannel,
+    DeviceInlet,
+    DeviceSession,
+    PackageFile,
+    PackageFolder,
+    Packages,
+)
+from gateway.ports.drivers import (
+    DeviceTemplate,
+    Driver,
+    DriverDevice,
+    DriverPlugin,
+    Fault,
+    GroupWriter,
+    Heard,
+    Listener,
+    Pipelined,
+    Poll,
+    PollPoint,
+    Query,
+    RawLine,
+    RawRequest,
+    Reading,
+    Registers,
+    RegisterTool,
+    Report,
+    ToldBeforehand,
+    TracesLine,
+    WatchesLine,
+    Write,
+    WriteTogether,
+    Wrote,
+)
+from gateway.ports.durable import (
+    FINISHED_RPCS,
+    CloudEvents,
+    Committer,
+    HistoryOrders,
+    ParkedOrders,
+    QueueDepth,
+    Snapshot,
+    Store,
+    StoreUse,
+)
+from gateway.ports.rules import (
+    AlarmBook,
+    AttributeNotice,
+    Outcome,
+    RuleCall,
+    RuleChains,
+    RuleProcessor,
+    RuleReply,
+    RuleTimers,
+    RuleView,
+    SeriesReader,
+    StateNotice,
+    StateReader,
+    attributes_mark,
+)
+from gateway.ports.servers import GATEWAY_VALUES, LastValue, LatestValues, Served, Server, ServerPlugin, Tally
+
+__all__ = [
+    "FINISHED_RPCS",
+    "GATEWAY_VALUES",
+    "AlarmBook",
+    "AttributeNotice",
+    "Clock",
+    "CloudEvents",
+    "CloudLink",
+    "Committer",
+    "DeviceChanged",
+    "DeviceChannel",
+    "DeviceCommands",
+    "DeviceInlet",
+    "DeviceSession",
+    "DeviceTemplate",
+    "DownlinkHandler",
+    "Driver",
+    "DriverDevice",
+    "DriverPlugin",
+    "Fault",
+    "GroupWriter",
+    "Heard",
+    "HistoryOrders",
+    "LastValue",
+    "LatestValues",
+    "Listener",
+    "Outcome",
+    "PackageFile",
+    "PackageFolder",
+    "PackageKeeper",
+    "Packages",
+    "ParkedOrders",
+    "Pipelined",
+    "Poll",
+    "PollPoint",
+    "Query",
+    "QueueDepth",
+    "RawLine",
+    "RawRequest",
+    "Reading",
+    "Receipt",
+    "RegisterTool",
+    "Registers",
+    "Report",
+    "RuleCall",
+    "RuleChains",
+    "RuleProcessor",
+    "RuleReply",
+    "RuleTimers",
+    "RuleView",
+    "SeriesReader",
+    "Served",
+    "Server",
+    "ServerPlugin",
+    "Snapshot",
+    "StateNotice",
+    "StateReader",
+    "Store",
+    "StoreUse",
+    "Tally",
+    "ToldBeforehand",
+    "TracesLine",
+    "UplinkAnswer",
+    "WatchesLine",
+    "Write",
+    "WriteTogether",
+    "Wrote",
+    "attributes_mark",
+]
