@@ -17,7 +17,7 @@ from gateway.config.gateway import GatewayConfig
 from gateway.config.store import PostgresStore
 from gateway.errors import ConfigError
 
-_CLOUD_ENVIRONMENT: Mapping[str, str] = {
+CLOUD_ENVIRONMENT: Mapping[str, str] = {
     "CLOUD_ROUTING_KEY": "routing_key",
     "CLOUD_ROUTING_SECRET": "routing_secret",
     "CLOUD_RPC_HOST": "host",
@@ -177,7 +177,7 @@ def _merge(base: dict[str, Any], extra: Mapping[str, Any]) -> None:
 
 
 def _overlay_environment(tree: dict[str, Any], environ: Mapping[str, str]) -> None:
-    for name, key in _CLOUD_ENVIRONMENT.items():
+    for name, key in CLOUD_ENVIRONMENT.items():
         if environ.get(name):
             _set(tree, ["cloud", key], environ[name])
     for name, value in environ.items():

@@ -8,7 +8,8 @@ import pytest
 import yaml
 
 from gateway import cli
-from gateway.config import _CLOUD_ENVIRONMENT, GatewayConfig, PostgresStore, SqliteStore, parse_config
+from gateway.config import GatewayConfig, PostgresStore, SqliteStore, parse_config
+from gateway.config.reading import CLOUD_ENVIRONMENT
 from gateway.fieldbus.plugins import Plugins, parse_buses
 from gateway.fieldbus.servers import parse_servers
 
@@ -119,7 +120,7 @@ def test_settings_and_counters_that_are_named_exist(page):
 @pages
 def test_environment_names_exist(page):
     for name in re.findall(r"\bCLOUD_[A-Z_]+\b", page.read_text()):
-        assert name in _CLOUD_ENVIRONMENT
+        assert name in CLOUD_ENVIRONMENT
 
 
 def blocks():
