@@ -10,7 +10,6 @@ import threading
 import pytest
 from click.testing import CliRunner
 
-import gateway.config
 from gateway import cli
 from gateway.app import Gateway
 from gateway.config import load_config
@@ -26,7 +25,7 @@ POINT = "{key: a, table: coil, address: 0, type: bool}"
 def away_from_the_checkout(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(cli, "SYSTEM_CONFIG", tmp_path / "etc" / "gateway.yaml")
-    monkeypatch.setattr(gateway.config, "SYSTEM_STATE", tmp_path / "var")
+    monkeypatch.setattr("gateway.config.gateway.SYSTEM_STATE", tmp_path / "var")
 
 
 def edge_gateway(*arguments):
@@ -130,6 +129,8 @@ def test_a_member_of_the_group_asks_the_service(tmp_path, monkeypatch):
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(str(tmp_path / "var" / "api.sock"))
         listener.listen()
+
+        listener.settimeout(10)
 
         def answer():
             connection, _ = listener.accept()
