@@ -1,4 +1,5 @@
 # Two commands: `make demo` and `make test`. Each sets up what it needs.
+# The tests run on two cores: those that start processes one after the other, the rest beside them.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -62,7 +63,7 @@ lint: $(VENV)/dev.done
 test: $(VENV)/dev.done foreign
 	@sh tests/debian.sh
 	$(MAKE) --no-print-directory lint
-	$(BIN)/pytest $(ARGS)
+	$(BIN)/pytest -n 2 --dist loadgroup $(ARGS)
 
 test-fast: $(VENV)/dev.done
 	$(MAKE) --no-print-directory lint
