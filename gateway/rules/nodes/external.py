@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from http import HTTPStatus
-from typing import Final, Literal
+from typing import TYPE_CHECKING, Final, Literal
 
 import orjson
 from pydantic import Field, SecretStr
@@ -12,7 +12,6 @@ from gateway.domain.entity import Json
 from gateway.domain.message import Message
 from gateway.errors import RejectedError, TransientError
 from gateway.ports import Outcome
-from gateway.rules.mqtt_client import Broker, MqttPublisher
 from gateway.rules.node import (
     FAILURE,
     SUCCESS,
@@ -30,8 +29,10 @@ from gateway.rules.node import (
 from gateway.rules.nodes.periodic import SERVICE_ID
 from gateway.rules.outside import check_host, check_url
 from gateway.rules.pem import Pem, tls_context
-from gateway.rules.rest_client import Reply, RestClient, Wish
 from gateway.rules.template import template
+
+if TYPE_CHECKING:
+    from gateway.rules.rest_client import Reply, Wish
 
 DEFAULT_TIMEOUT_MS: Final = 20_000
 MAX_TIMEOUT_MS: Final = 120_000
@@ -103,6 +104,9 @@ class _Rest:
         self._allowed = env.shared.config.allow_rest
         self._url = template(config.rest_endpoint_url_pattern)
         self._headers = [(template(name), template(value)) for name, value in config.headers.items()]
+        # Imported when needed: few chains call anybody, and the library is as large as the rest of the rules.
+        from gateway.rules.rest_client import RestClient
+
         self._client = RestClient(self._wish())
         self._is_open = False
         if "$" not in config.rest_endpoint_url_pattern:
@@ -112,6 +116,8 @@ class _Rest:
                 env.note(str(error))
 
     def _wish(self) -> Wish:
+        from gateway.rules.rest_client import Wish
+
         config = self._config
         proxy = None
         if config.enable_proxy and not config.use_system_proxy_properties:
@@ -185,6 +191,8 @@ def mqtt(config: MqttConfig, env: NodeEnv) -> Run:
     check_host(config.host, config.port, env.shared.config.allow_mqtt)
     if not config.client_id and not config.clean_session:
         raise RejectedError("a session that is kept (cleanSession false) needs a clientId")
+    from gateway.rules.mqtt_client import Broker, MqttPublisher
+
     suffix = f"_{SERVICE_ID}" if config.client_id and config.append_client_id_suffix else ""
     broker = Broker(
         host=config.host,
