@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Final, NamedTuple
-from uuid import UUID
+from uuid import UUID, SafeUUID
 
 Json = Any  # a value that came out of, or goes into, JSON: dict, list, str, int, float, bool, None
 
@@ -145,6 +145,13 @@ _clock_seq: Final = int.from_bytes(os.urandom(2), "big") & 0x3FFF
 _low_bits: Final = (0x8000 | _clock_seq) << 48 | _node
 _last_ticks = 0
 _ticks_lock = threading.Lock()
+_upper = -1  # what the ticks were above 32 bits, and what an id has of that, with the low bits
+_upper_bits = 0
+# `UUID(int=…)` costs three times as much: it looks up what an enum holds, and refuses to be written to.
+_new_uuid: Final = object.__new__
+_set_int: Final = UUID.__dict__["int"].__set__
+_set_safety: Final = UUID.__dict__["is_safe"].__set__
+_UNKNOWN: Final = SafeUUID.unknown
 
 
 def time_uuid() -> UUID:
@@ -152,11 +159,18 @@ def time_uuid() -> UUID:
 
     Version 1 because the cloud takes the creation time of some entities from it.
     """
-    global _last_ticks
+    global _last_ticks, _upper, _upper_bits
     with _ticks_lock:
         ticks = time.time_ns() // 100 + _EPOCH_OFFSET
         if ticks <= _last_ticks:
             ticks = _last_ticks + 1
         _last_ticks = ticks
-    high = (ticks & 0xFFFFFFFF) << 32 | (ticks >> 16 & 0xFFFF0000) | 0x1000 | ticks >> 48 & 0x0FFF
-    return UUID(int=high << 64 | _low_bits)
+        upper = ticks >> 32
+        if upper != _upper:
+            _upper_bits = (upper & 0xFFFF) << 80 | (0x1000 | upper >> 16 & 0x0FFF) << 64 | _low_bits
+            _upper = upper
+        bits = (ticks & 0xFFFFFFFF) << 96 | _upper_bits
+    made: UUID = _new_uuid(UUID)
+    _set_int(made, bits)
+    _set_safety(made, _UNKNOWN)
+    return made
