@@ -12,7 +12,7 @@ from contextlib import asynccontextmanager
 from typing import Final
 
 from gateway.errors import RefusedError, TransientError
-from gateway.ports import Clock
+from gateway.ports import Clock, Receipt
 
 log = logging.getLogger(__name__)
 
@@ -168,3 +168,23 @@ async def _told_when_steady(name: str, told: set[str], clock: Clock) -> AsyncIte
         yield
     finally:
         watching.cancel()
+
+
+def follow(made: Receipt | None, receipt: Receipt) -> None:
+    """`receipt` ends as `made` does; None is done already."""
+    if made is None:
+        receipt.set_result(None)
+    else:
+        made.add_done_callback(lambda done: end_like(done, receipt))
+
+
+def end_like(done: Receipt, receipt: Receipt) -> None:
+    """`done` has ended, and so does `receipt` unless it has by itself."""
+    if receipt.done():
+        return
+    if done.cancelled():
+        receipt.cancel()
+    elif (error := done.exception()) is not None:
+        receipt.set_exception(error)
+    else:
+        receipt.set_result(None)

@@ -13,6 +13,7 @@ from gateway.broker.gateway_packet import Trouble, WaitingPacket
 from gateway.domain.entity import Device
 from gateway.errors import FullError, RejectedError
 from gateway.ports import DeviceChannel, DeviceInlet, DeviceSession, Receipt
+from gateway.supervise import follow
 
 Act = Callable[[DeviceSession], Receipt | None]
 ChannelT = TypeVar("ChannelT", bound=DeviceChannel)
@@ -127,22 +128,3 @@ class Fleet(Generic[ChannelT]):
                 receipt.set_exception(error)
             else:
                 follow(act(session), receipt)
-
-
-def follow(made: Receipt | None, receipt: Receipt) -> None:
-    """`receipt` ends as `made` does."""
-    if made is None:
-        receipt.set_result(None)
-    else:
-        made.add_done_callback(lambda done: _end_like(done, receipt))
-
-
-def _end_like(done: Receipt, receipt: Receipt) -> None:
-    if receipt.done():
-        return
-    if done.cancelled():
-        receipt.cancel()
-    elif (error := done.exception()) is not None:
-        receipt.set_exception(error)
-    else:
-        receipt.set_result(None)

@@ -23,6 +23,7 @@ from gateway.domain.rpc import RpcRequest, RpcResponse
 from gateway.domain.telemetry import TsKv, Value
 from gateway.errors import FullError, RejectedError
 from gateway.ports import DeviceSession, Receipt
+from gateway.supervise import follow
 
 if TYPE_CHECKING:
     from gateway.broker.desk import Desk
@@ -343,7 +344,7 @@ class GatewayApi:
             if error is not None:
                 receipt.set_exception(error)
             else:
-                _follow(act(session), receipt)
+                follow(act(session), receipt)
 
     # ── answers ──
 
@@ -388,22 +389,3 @@ def _post_attributes(values: dict[str, Value]) -> Act:
 
 def _claimed(secret_key: str, duration_ms: int) -> Act:
     return lambda session: session.claim(secret_key, duration_ms)
-
-
-def _follow(made: Receipt | None, receipt: Receipt) -> None:
-    """`receipt` ends as `made` does."""
-    if made is None:
-        receipt.set_result(None)
-    else:
-        made.add_done_callback(lambda done: _end_like(done, receipt))
-
-
-def _end_like(done: Receipt, receipt: Receipt) -> None:
-    if receipt.done():
-        return
-    if done.cancelled():
-        receipt.cancel()
-    elif (error := done.exception()) is not None:
-        receipt.set_exception(error)
-    else:
-        receipt.set_result(None)

@@ -29,7 +29,7 @@ from gateway.ports import (
     RuleReply,
     StateNotice,
 )
-from gateway.supervise import Counters
+from gateway.supervise import Counters, follow
 
 log = logging.getLogger(__name__)
 
@@ -133,7 +133,7 @@ class Pipeline:
             outcome = self.intake(waiting.popleft())
             changes += outcome.changes
             later = self._gather(outcome, changes, later)
-        self._submit(changes, later).add_done_callback(lambda done: _pass_on(done, receipt))
+        follow(self._submit(changes, later), receipt)
 
     def _submit(self, changes: Sequence[Change], later: Outcome | None) -> Receipt:
         if self.watched:
@@ -205,17 +205,6 @@ class Pipeline:
             self.on_call(call)
         for reply in later.replies:
             self.on_reply(reply)
-
-
-def _pass_on(done: Receipt, receipt: Receipt) -> None:
-    if receipt.done():
-        return
-    if done.cancelled():
-        receipt.cancel()
-    elif (error := done.exception()) is not None:
-        receipt.set_exception(error)
-    else:
-        receipt.set_result(None)
 
 
 def _nobody(_: object) -> None:
