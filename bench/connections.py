@@ -242,6 +242,8 @@ def main() -> None:
     if options.idle_only:
         return
     _apart(1000, -1)
+    if options.full and hard >= 12_000:
+        _apart(5000, -1)
     stock_amqtt(1000)
     _apart(PUBLISHERS, 300.0 if options.full else options.seconds)
 
