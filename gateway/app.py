@@ -155,6 +155,7 @@ class Gateway:
 
             devices = Commands(state, pipeline, inlet, rpc, clock, store.events, store.latest)
             devices.as_written = ota.as_written
+            devices.alarms = rules.alarms
             downlink = Dispatcher(devices, rules, pipeline.commit, state, clock, counters, ota, rules.alarms)
             status_parts: dict[str, Callable[[], Any]] = {"ota": ota.status}
 

@@ -41,7 +41,7 @@ from gateway.domain.message import Message, MessageType
 from gateway.domain.rpc import RpcRequest
 from gateway.domain.telemetry import Attribute, AttributeScope, Value
 from gateway.errors import RejectedError, TransientError
-from gateway.ports import AttributeNotice, Clock, CloudEvents, attributes_mark
+from gateway.ports import AlarmBook, AttributeNotice, Clock, CloudEvents, attributes_mark
 
 log = logging.getLogger(__name__)
 
@@ -69,6 +69,7 @@ class Commands:
         self._state, self._pipeline, self._inlet, self._rpc, self._clock = state, pipeline, inlet, rpc, clock
         self._counters = inlet.counters
         self.as_written: Callable[[EntityId, str, Mapping[str, Value]], Mapping[str, Value]] = lambda *given: given[2]
+        self.alarms: AlarmBook | None = None  # None: no rule writes any
         self.becomes_another = False  # while the identity is being changed: whose an event is, is then not known
         self._marking = asyncio.Lock()  # who changes a setting that has a line for each device
         self._told: OrderedDict[tuple[EntityId, str], int | None] = OrderedDict()  # shared attributes, with their time
@@ -263,8 +264,13 @@ class Commands:
                 " Assign it again, or take it out of the configuration",
                 device.local_name,
             )
-        left = self._state.belongings(EntityId("DEVICE", device_id))
-        await self._pipeline.commit([DeleteDevice(device_id), *marks, *(DeleteEntity(kind, key) for kind, key in left)])
+        left = dict.fromkeys(self._state.belongings(device.entity_id))
+        if self.alarms is not None:
+            left |= dict.fromkeys(("ALARM", key) for key in self.alarms.leaving(device.entity_id))
+        going = [DeleteEntity(kind, key) for kind, key in left]
+        if self.alarms is not None:
+            self.alarms.note(going)
+        await self._pipeline.commit([DeleteDevice(device_id), *marks, *going])
         self._inlet.device_changed(EntityId("DEVICE", device_id), credentials_changed=True)
         if gateway_id is not None:
             self._inlet.notices.tell(gateway_id)

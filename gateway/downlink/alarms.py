@@ -7,7 +7,7 @@ Source: reference edge-protocol §4.7 and trap 15, rule-engine §7.1.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 from uuid import UUID
@@ -38,6 +38,10 @@ class DurableAlarms:
 
     def note(self, changes: Iterable[Change]) -> None:
         """See `AlarmBook`."""
+
+    def leaving(self, originator: EntityId) -> Sequence[str]:
+        """See `AlarmBook`."""
+        return ()
 
 
 @dataclass(slots=True)

@@ -190,6 +190,12 @@ class AlarmBook(Protocol):
         """These are on their way to the disk, those of alarms among them."""
         ...
 
+    def leaving(self, originator: EntityId) -> Sequence[str]:
+        """It is about to be deleted: keys of its alarms that are on their way to the disk and go with it. It gets no
+        more until it is there again.
+        """
+        ...
+
 
 class RuleProcessor(Protocol):
     """The rule engine: synchronous, no I/O."""

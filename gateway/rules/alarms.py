@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 from typing import Final
 
 from gateway.domain.alarm import MAX_ALARMS, Propagation, new_alarm, with_status
-from gateway.domain.changes import Change, DeleteEntity, SaveEntity
+from gateway.domain.changes import Change, DeleteDevice, DeleteEntity, SaveEntity
 from gateway.domain.entity import EntityId, Json, time_uuid
 from gateway.ports import Clock, Outcome, StateReader
 from gateway.supervise import Counters
@@ -22,6 +22,7 @@ log = logging.getLogger(__name__)
 _KIND: Final = "ALARM"
 _LOOK_AGAIN_S: Final = 1.0
 _GONE: Final = object()
+_MOST_GONE: Final = 10_000
 
 _Place = tuple[str, str, str]
 
@@ -34,6 +35,7 @@ class Alarms:
         self._under_way: dict[str, Json | None] = {}  # None: being deleted
         self._open: dict[_Place, str] = {}  # of these the ones that are not cleared
         self._full_until_s = 0.0
+        self._leaving: dict[EntityId, bool] = {}  # True: the deletion is durable, or has failed
 
     def alarm(self, key: str) -> Json | None:
         """By its id as text; None when there is none."""
@@ -54,8 +56,27 @@ class Alarms:
             if isinstance(change, SaveEntity | DeleteEntity) and change.type == _KIND:
                 self._put(change.key, change.json if isinstance(change, SaveEntity) else None)
 
+    def leaving(self, originator: EntityId) -> list[str]:
+        """See `AlarmBook`."""
+        self._leaving.pop(originator, None)
+        self._leaving[originator] = False
+        if len(self._leaving) > _MOST_GONE:
+            del self._leaving[next(iter(self._leaving))]
+        end = (originator.type, str(originator.id))
+        return [
+            key
+            for key, json in self._under_way.items()
+            if isinstance(json, dict) and (place := _place(json)) is not None and place[:2] == end
+        ]
+
     def settled(self, changes: Iterable[Change]) -> None:
         """A unit of work is durable, or never will be: the state says what holds."""
+        if self._leaving:
+            for change in changes:
+                if isinstance(change, DeleteDevice):
+                    entity = EntityId("DEVICE", change.device_id)
+                    if entity in self._leaving:
+                        self._leaving[entity] = True
         if not self._under_way:
             return
         for change in changes:
@@ -76,8 +97,11 @@ class Alarms:
         details: Json,
         propagation: Propagation,
     ) -> dict[str, Json] | None:
-        """A new one, where none is open. None: `MAX_ALARMS` are kept and none of them is cleared (counted)."""
-        if not self._make_room(out):
+        """A new one, where none is open.
+
+        None: `MAX_ALARMS` are kept and none of them is cleared (counted), or the originator is being deleted.
+        """
+        if self._is_leaving(originator) or not self._make_room(out):
             return None
         alarm = new_alarm(
             time_uuid(),
@@ -115,6 +139,13 @@ class Alarms:
         old = self._under_way.get(key)
         if isinstance(old, dict) and (place := _place(old)) is not None and self._open.get(place) == key:
             del self._open[place]
+
+    def _is_leaving(self, originator: EntityId) -> bool:
+        is_decided = self._leaving.get(originator)
+        if is_decided and self._state.device(originator.id) is not None:  # it stayed, or is there again
+            del self._leaving[originator]
+            return False
+        return is_decided is not None
 
     def _make_room(self, out: Outcome) -> bool:
         kept = self._state.entities(_KIND)

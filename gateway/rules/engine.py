@@ -48,8 +48,10 @@ class _CloudChain:
     problem: NodeProblem | None = None
 
 
-PROFILED: Final = ("DEVICE", "ASSET")
-"""What may have a chain of its own, by its profile."""
+PROFILED: Final = ("DEVICE", "ASSET", "DEVICE_PROFILE", "ASSET_PROFILE")
+"""What may have a chain of its own: by its profile, or as one."""
+
+_PROFILE_KEYS: Final = {"DEVICE": "deviceProfileId", "ASSET": "assetProfileId"}
 
 
 class RuleEngine:
@@ -268,7 +270,7 @@ class RuleEngine:
                 return out  # §1.7: a chain that is not (or no longer) here has nothing to say
         else:
             chain = (
-                self._profile_chain(message.originator) if message.originator.type in PROFILED else None
+                self._profile_chain(message.originator, message) if message.originator.type in PROFILED else None
             ) or self._root
             if chain is None:
                 out.errors.append("there is no root chain")
@@ -277,25 +279,37 @@ class RuleEngine:
             self._walker.walk(chain.first, message, out)
         return out
 
-    def _profile_chain(self, originator: EntityId) -> CompiledChain | None:
-        if originator.type == "ASSET":
-            profile_id = entity_uuid(self._json("ASSET", originator.id).get("assetProfileId"))
-            chain_id = entity_uuid(self._json("ASSET_PROFILE", profile_id).get("defaultEdgeRuleChainId"))
-            return self._chains.get(chain_id) if chain_id else None
+    def _profile_chain(self, originator: EntityId, message: Message | None = None) -> CompiledChain | None:
+        """`message`: one of a deletion says itself of which profile the entity was."""
+        if originator.type != "DEVICE":
+            return self._other_profile_chain(originator, message)
         device = self._state.device(originator.id)
-        if device is None or device.profile_id is None:
+        profile_id = _profile_of_deleted("DEVICE", message) if device is None else device.profile_id
+        if profile_id is None:
             return None
-        profile = self._state.profile(device.profile_id)
+        profile = self._state.profile(profile_id)
         if profile is None or profile.default_rule_chain_id is None:
             return None
         return self._chains.get(profile.default_rule_chain_id)
+
+    def _other_profile_chain(self, originator: EntityId, message: Message | None) -> CompiledChain | None:
+        if originator.type == "DEVICE_PROFILE":
+            profile = self._state.profile(originator.id)
+            chain_id = profile.default_rule_chain_id if profile is not None else None
+        else:
+            profile_id: UUID | None = originator.id
+            if originator.type == "ASSET":
+                asset = self._json("ASSET", originator.id)
+                profile_id = entity_uuid(asset.get("assetProfileId")) or _profile_of_deleted("ASSET", message)
+            chain_id = entity_uuid(self._json("ASSET_PROFILE", profile_id).get("defaultEdgeRuleChainId"))
+        return self._chains.get(chain_id) if chain_id else None
 
     def _json(self, type_: str, id_: UUID | None) -> Mapping[str, Json]:
         json = self._state.entity_json(type_, str(id_)) if id_ else None
         return json if isinstance(json, dict) else {}
 
     def _find_chain(self, wish: Enter, originator: EntityId) -> CompiledChain | None:
-        if wish.by_profile and originator.type in PROFILED:
+        if wish.by_profile and originator.type in _PROFILE_KEYS:
             chain = self._profile_chain(originator)
             if chain is not None:
                 return chain
@@ -343,6 +357,12 @@ class RuleEngine:
     def is_root(self, chain: CompiledChain) -> bool:
         """Of what has no chain of its own."""
         return chain is self._root
+
+
+def _profile_of_deleted(type_: str, message: Message | None) -> UUID | None:
+    if message is None or message.type != "ENTITY_DELETED" or not isinstance(message.data, dict):
+        return None
+    return entity_uuid(message.data.get(_PROFILE_KEYS[type_]))
 
 
 def _summary(node: CompiledNode) -> dict[str, Any]:

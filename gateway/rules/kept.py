@@ -22,6 +22,8 @@ from gateway.domain.message import Message
 from gateway.ports import Outcome
 
 KIND: Final = RULE_ITEM
+MARK: Final = "\x1f"
+"""Between the parts of a key: not to be in the name of an item."""
 
 
 class Kept:

@@ -140,7 +140,7 @@ class Script:
         if self._strikes and self._is_blocked(msg.originator):
             raise RejectedError(f"the script is put aside for {BLOCKED_S:.0f} s: it met its limits {MAX_STRIKES} times")
         shared = self._shared
-        if shared.script_s > self._limit_s * MESSAGE_SHARE:
+        if shared.script_s > self._limit_s * MESSAGE_SHARE and self._is_spent():
             raise RejectedError("the scripts of this message took too long together")
         if self._run is None or (self._is_tbel and self._context is not shared.tbel_context):
             self._open()
@@ -148,6 +148,8 @@ class Script:
         run = self._direct
         if arguments is None:
             arguments, run = _as_json(msg), self._run
+        if not shared.script_s:
+            shared.script_cpu_s = time.thread_time()
         started_s = time.perf_counter()
         try:
             return run(*arguments)
@@ -162,6 +164,10 @@ class Script:
             shared.script_s += time.perf_counter() - started_s
         self._is_direct = False
         return self._call(msg)
+
+    def _is_spent(self) -> bool:
+        """By CPU time: that the machine is overloaded is no message's fault."""
+        return time.thread_time() - self._shared.script_cpu_s > self._limit_s * MESSAGE_SHARE
 
     def _plain(self, msg: Message) -> list[Any] | None:
         """The values that the script names; None: one of them is not plain, so the whole goes over."""

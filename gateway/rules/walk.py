@@ -87,6 +87,7 @@ class Walker:
     def fire(self, timer: Timer, out: Outcome) -> None:
         """A node acts by itself; from it to the end of every branch."""
         node = cast("CompiledNode", timer.owner)
+        self._shared.script_s = 0.0
         try:
             answer = timer.fire(out)
         except Exception as error:

@@ -9,21 +9,26 @@ from __future__ import annotations
 import operator
 from collections.abc import Callable
 from fnmatch import fnmatchcase
-from typing import Any, Final, Literal, NamedTuple
+from hashlib import blake2b
+from typing import Any, Final, Literal
 
+import orjson
 from pydantic import Field, model_validator
 
 from gateway.domain.entity import EntityId, Json
 from gateway.domain.message import Message
 from gateway.errors import RejectedError
 from gateway.ports import Outcome
-from gateway.rules.kept import frozen, thawed
+from gateway.rules.kept import MARK, frozen, thawed
 from gateway.rules.node import FALSE, OTHER, TRUE, Answer, NodeConfig, NodeEnv, Recent, Routed, Run, changed, node
 from gateway.rules.nodes.telemetry import value_sets
 from gateway.rules.timers import Timer
 
 REMEMBERED: Final = 100_000
 """Keys of originators whose last value a node knows; beyond that one passes once more than it had to."""
+
+LONGEST_KEPT: Final = 64
+"""Bytes of a value that is no number; of a longer one its hash is kept."""
 
 
 class ChangeFilterConfig(NodeConfig):
@@ -35,19 +40,14 @@ class ChangeFilterConfig(NodeConfig):
     longest_silence_seconds: float = Field(0, ge=0)
 
 
-class _Passed(NamedTuple):
-    ts_ms: int
-    value: Json
-
-
 @node("edge.gateway.rules.ChangeFilterNode", "change filter", ChangeFilterConfig)
 def change_filter(config: ChangeFilterConfig, env: NodeEnv) -> Run:
     """`True`: the keys that differ by more than `by` from what passed last, or were silent for so long, and those that
     are not looked at; a message for each time, where it is not the whole. `False`: nothing of the message has changed.
-    After a start each key passes once.
+    What passed last is durable with the message: a restart lets nothing through again.
     """
     silence_ms = round(config.longest_silence_seconds * 1000)
-    held, wanted = Recent(REMEMBERED), Recent(10_000)
+    kept, wanted = env.kept, Recent(10_000)
 
     def is_watched(key: str) -> bool:
         if not config.keys:
@@ -58,17 +58,21 @@ def change_filter(config: ChangeFilterConfig, env: NodeEnv) -> Run:
             wanted.put(key, known)
         return bool(known)
 
-    def passes(originator: EntityId, ts_ms: int, key: str, value: Json) -> bool:
-        place = (originator, key)
-        last: _Passed | None = held.get(place)
-        if last is not None and not (silence_ms and ts_ms - last.ts_ms >= silence_ms):
-            if type(value) in (int, float) and type(last.value) in (int, float):
-                limit = config.by if config.unit == "ABSOLUTE" else abs(last.value) * config.by / 100
-                if abs(value - last.value) <= limit:
+    def passes(originator: EntityId, ts_ms: int, key: str, value: Json, out: Outcome) -> bool:
+        place = f"{originator.type} {originator.id} {key}".replace(MARK, " ")
+        if isinstance(value, list | dict | str):
+            value = _short(value)
+        last: Any = kept.get(place)
+        if last is not None and not (silence_ms and ts_ms - last[0] >= silence_ms):
+            if type(value) in (int, float) and type(last[1]) in (int, float):
+                limit = config.by if config.unit == "ABSOLUTE" else abs(last[1]) * config.by / 100
+                if abs(value - last[1]) <= limit:
                     return False
-            elif value == last.value and type(value) is type(last.value):
+            elif value == last[1] and type(value) is type(last[1]):
                 return False
-        held.put(place, _Passed(ts_ms, value))
+        if last is None and len(kept) >= REMEMBERED:
+            kept.drop(out, next(iter(kept.items)))
+        kept.put(out, place, [ts_ms, value])
         return True
 
     def run(msg: Message, out: Outcome) -> Answer:
@@ -81,7 +85,7 @@ def change_filter(config: ChangeFilterConfig, env: NodeEnv) -> Run:
             fresh = {
                 key: value
                 for key, value in values.items()
-                if not is_watched(key) or passes(msg.originator, ts_ms, key, value)
+                if not is_watched(key) or passes(msg.originator, ts_ms, key, value, out)
             }
             is_whole = is_whole and len(fresh) == len(values)
             if fresh:
@@ -91,6 +95,12 @@ def change_filter(config: ChangeFilterConfig, env: NodeEnv) -> Run:
         return TRUE if is_whole else Routed((TRUE,), left)
 
     return run
+
+
+def _short(value: Json) -> str:
+    """Only to be compared: a long text is not kept twice."""
+    body = orjson.dumps(value, option=orjson.OPT_SORT_KEYS)
+    return body.decode() if len(body) <= LONGEST_KEPT else blake2b(body, digest_size=16).hexdigest()
 
 
 COMPARISONS: Final[dict[str, Callable[[Any, Any], bool]]] = {

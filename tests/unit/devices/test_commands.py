@@ -2,7 +2,7 @@ from uuid import UUID, uuid4
 
 import pytest
 
-from gateway.domain.changes import SaveAttributes
+from gateway.domain.changes import DeleteEntity, SaveAttributes, SaveEntity
 from gateway.domain.message import Message
 from gateway.errors import RejectedError
 from tests.fakes.house import FakeChannel, House
@@ -135,6 +135,27 @@ async def test_deleting_a_device_ends_its_session_and_its_credentials():
         await house.commands.delete_device(device.id)
         assert channel.closed == ["not_authorized"]
         assert house.inlet.find_credentials("token") is None
+
+
+async def test_deleting_a_device_takes_along_its_alarms_that_are_on_their_way_to_the_disk():
+    class Book:
+        def __init__(self):
+            self.noted = []
+
+        def leaving(self, originator):
+            return ["under way", "known"] if originator == device.entity_id else []
+
+        def note(self, changes):
+            self.noted = list(changes)
+
+    async with House() as house:
+        device = house.add_device()
+        book = house.commands.alarms = Book()
+        alarm = {"originator": {"entityType": "DEVICE", "id": str(device.id)}, "type": "Hot", "cleared": False}
+        await house.pipeline.commit([SaveEntity("ALARM", "known", alarm)])
+        await house.commands.delete_device(device.id)
+        deleted = [change for change in house.committer.changes() if isinstance(change, DeleteEntity)]
+        assert deleted == [DeleteEntity("ALARM", "known"), DeleteEntity("ALARM", "under way")] == book.noted
 
 
 async def test_profile_from_the_cloud_takes_the_place_of_a_local_one_of_the_same_name():

@@ -6,7 +6,7 @@ from uuid import UUID
 import orjson
 import pytest
 
-from gateway.domain.changes import DeleteEntity, DropLocal, SaveEntity, SaveLocal
+from gateway.domain.changes import DeleteDevice, DeleteEntity, DropLocal, SaveEntity, SaveLocal
 from gateway.domain.entity import EntityId
 from gateway.rules import alarms
 from gateway.rules.schedule import parse_schedule
@@ -174,3 +174,29 @@ def test_on_the_day_on_which_clocks_change_times_are_those_that_have_passed():
     midnight_ms = 1_711_839_600_000  # 2024-03-31; 02:00 is 03:00 there
     assert not active(midnight_ms + 3 * 3_600_000 - 1)
     assert active(midnight_ms + 3 * 3_600_000)
+
+
+def test_a_device_that_is_being_deleted_takes_its_alarms_along_and_gets_no_more_until_it_is_back():
+    rules = Rules([CREATE, PUSH], (0, 1, "Created"))
+    book, device = rules.engine.alarms, EntityId("DEVICE", DEVICE_ID)
+    (under_way,) = (change for change in rules.run({"t": 1}).changes if isinstance(change, SaveEntity))
+    other = EntityId("ASSET", DEVICE_ID)
+    rules.run({"t": 1}, originator=other)
+    deletion = [DeleteDevice(DEVICE_ID), *(DeleteEntity("ALARM", key) for key in book.leaving(device))]
+    assert deletion[1:] == [DeleteEntity("ALARM", under_way.key)]
+    book.note(deletion)
+    assert saved(rules.run({"t": 1})) == []  # between submit and commit
+    assert len(saved(rules.run({"t": 1}, originator=other))) == 1  # the alarm of another one is updated
+    known = rules.state.devices.pop(DEVICE_ID)
+    rules.engine.settled(deletion)
+    assert saved(rules.run({"t": 1})) == []  # what a node held back of it
+    rules.state.devices[DEVICE_ID] = known
+    assert len(saved(rules.run({"t": 1}))) == 1
+
+
+def test_a_deletion_that_fails_leaves_the_device_its_alarms():
+    rules = Rules([CREATE, PUSH], (0, 1, "Created"))
+    book = rules.engine.alarms
+    assert book.leaving(EntityId("DEVICE", DEVICE_ID)) == []
+    rules.engine.settled([DeleteDevice(DEVICE_ID)])
+    assert len(saved(rules.run({"t": 1}))) == 1

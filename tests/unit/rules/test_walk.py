@@ -5,9 +5,10 @@ from uuid import UUID
 import pytest
 
 from gateway.domain.changes import AppendEvent, SaveTelemetry
+from gateway.domain.entity import EntityId
 from gateway.domain.rpc import RpcError, RpcResponse
 from gateway.rules.walk import MAX_EXECUTIONS
-from tests.unit.rules.kit import CHAIN_ID, PASS, PUSH, SAVE, SWITCH, Rules, bodies, js, message, metadata
+from tests.unit.rules.kit import CHAIN_ID, PASS, PROFILE_ID, PUSH, SAVE, SWITCH, Rules, bodies, js, message, metadata
 
 OTHER_ID = UUID("22222222-4d5e-11ef-8a9b-0c1d2e3f4a5b")
 YES = js("yes", "return true;")
@@ -178,6 +179,15 @@ def test_a_circle_of_scripts_ends_by_time():
     assert again.run().errors == []
 
 
+def test_an_overloaded_machine_is_no_fault_of_the_scripts(monkeypatch):
+    rules = Rules([js("one", "return true;"), js("two", "return true;"), PUSH], (0, 1, "True"), (1, 2, "True"))
+    wall_s = iter(range(0, 1000, 10))
+    monkeypatch.setattr("gateway.rules.script.time.perf_counter", lambda: next(wall_s))
+    outcome = rules.run()
+    assert outcome.errors == []
+    assert len(outcome.changes) == 1
+
+
 # ── nested chains ──
 
 
@@ -266,6 +276,27 @@ def test_profile_chain_when_it_is_here_else_root():
     rules.put(OTHER_ID, "Press line", metadata([SAVE]))
     assert [type(change) for change in rules.run().changes] == [SaveTelemetry]
     assert rules.run(originator=message().originator._replace(type="ASSET")).changes[0].event.type == "ASSET"
+
+
+@pytest.mark.parametrize("kind", ["DEVICE", "ASSET"])
+def test_a_profile_enters_its_own_chain_and_a_deletion_that_of_the_profile_in_its_body(kind):
+    rules = Rules([PUSH])
+    rules.put(OTHER_ID, "Press line", metadata([PASS]))
+    rules.state.add_device(chain_id=OTHER_ID)
+    chain = {"entityType": "RULE_CHAIN", "id": str(OTHER_ID)}
+    rules.state.entities["ASSET_PROFILE", str(PROFILE_ID)] = {"defaultEdgeRuleChainId": chain}
+    rules.state.devices.clear()
+    key = {"DEVICE": "deviceProfileId", "ASSET": "assetProfileId"}[kind]
+    body = {key: {"entityType": f"{kind}_PROFILE", "id": str(PROFILE_ID)}}
+    rules.run({}, "ENTITY_UPDATED", originator=EntityId(f"{kind}_PROFILE", PROFILE_ID))
+    assert rules.passed("pass") == 1
+    rules.run(body, "ENTITY_DELETED", originator=EntityId(kind, CHAIN_ID))
+    assert rules.passed("pass") == 2
+    for odd in (body | {key: None}, {key: {"id": "x"}}, [1]):
+        rules.run(odd, "ENTITY_DELETED", originator=EntityId(kind, CHAIN_ID))
+    rules.run(body, "ENTITY_UPDATED", originator=EntityId(kind, CHAIN_ID))
+    rules.run({}, "ENTITY_UPDATED", originator=EntityId(f"{kind}_PROFILE", CHAIN_ID))
+    assert rules.passed("pass") == 2
 
 
 def test_a_named_chain_that_is_unknown_says_nothing():
