@@ -84,11 +84,11 @@ class Session:
         self.readings += len(items)
         messages = [
             Message(
-                type=_TELEMETRY,
-                originator=self._entity,
-                data=item.values,
-                metadata={"deviceName": device.name, "deviceType": device.type, "ts": str(item.ts_ms)},
-                ts_ms=now_ms,
+                _TELEMETRY,
+                self._entity,
+                item.values,
+                {"deviceName": device.name, "deviceType": device.type, "ts": str(item.ts_ms)},
+                now_ms,
             )
             for item in items
         ]

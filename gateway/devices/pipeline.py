@@ -70,14 +70,7 @@ class Pipeline:
         for message in rest:
             outcome = process(message)
             changes += outcome.changes
-            if (
-                outcome.errors
-                or outcome.calls
-                or outcome.replies
-                or outcome.notices
-                or outcome.emitted
-                or outcome.waits
-            ):
+            if outcome.has_more:
                 later = self._gather(outcome, changes, later)
                 if later.waits:
                     return self._hold(changes, later, [*rest], (), message.originator)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Protocol
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final, Protocol
 from uuid import UUID
 
 from gateway.domain.changes import Change
@@ -14,23 +14,65 @@ from gateway.domain.rpc import RpcRequest, RpcResponse
 from gateway.domain.telemetry import Attribute, Summary, Value
 
 
-@dataclass(slots=True)
 class Outcome:
     """What a rule chain made of one message. Nothing has happened yet.
 
-    `error` is set when the message failed without a `Failure` connection to take it (it is then logged
+    `errors` has a text when the message failed without a `Failure` connection to take it (it is then logged
     and counted; a telemetry message is acknowledged all the same, as the cloud's SKIP_ALL_FAILURES does).
+
+    One is made for each message, and most have changes alone: the other lists are made when somebody looks at them.
     """
 
-    changes: list[Change] = field(default_factory=list)
-    calls: list[RuleCall] = field(default_factory=list)
-    replies: list[RuleReply] = field(default_factory=list)
-    notices: list[AttributeNotice | StateNotice] = field(default_factory=list)
-    errors: list[str] = field(default_factory=list)
-    emitted: list[Message] = field(default_factory=list)
-    waits: list[Callable[[], Awaitable[Outcome]]] = field(default_factory=list)
+    __slots__ = ("calls", "changes", "emitted", "errors", "has_more", "notices", "replies", "waits")
+
+    changes: list[Change]
+    calls: list[RuleCall]
+    replies: list[RuleReply]
+    notices: list[AttributeNotice | StateNotice]
+    errors: list[str]
+    emitted: list[Message]
+    waits: list[Callable[[], Awaitable[Outcome]]]
     """Nodes that ask somebody (the store, another server) before they answer. What each gives belongs to the same
     unit of work: the receipt waits for it, and so do later messages of the originator. None of them raises."""
+    has_more: bool
+    """False: there is nothing but changes."""
+
+    def __init__(
+        self,
+        changes: list[Change] | None = None,
+        notices: list[AttributeNotice | StateNotice] | None = None,
+        waits: list[Callable[[], Awaitable[Outcome]]] | None = None,
+    ) -> None:
+        self.changes = [] if changes is None else changes
+        self.has_more = False
+        if notices is not None:
+            self.has_more, self.notices = True, notices
+        if waits is not None:
+            self.has_more, self.waits = True, waits
+
+    if not TYPE_CHECKING:  # else every wrong name would be one of a list
+
+        def __getattr__(self, name: str) -> list[Any]:
+            if name not in _LISTS:
+                raise AttributeError(f"an outcome has no {name!r}", name=name, obj=self)
+            made: list[Any] = []
+            setattr(self, name, made)
+            self.has_more = True
+            return made
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Outcome):
+            return NotImplemented
+        return all(getattr(self, name) == getattr(other, name) for name in _LISTS)
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __repr__(self) -> str:
+        return f"Outcome({', '.join(f'{name}={held}' for name in _LISTS if (held := getattr(self, name)))})"
+
+
+_LISTS: Final = ("changes", "calls", "replies", "notices", "errors", "emitted", "waits")
+"""Of an `Outcome`."""
 
 
 @dataclass(slots=True)

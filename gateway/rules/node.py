@@ -278,18 +278,18 @@ def changed(
 ) -> Message:
     """The same message (same id) with another body, metadata or type."""
     return Message(
-        type=msg.type if type_ is None else type_,
-        originator=msg.originator,
-        data=msg.data if data is ... else data,
-        metadata=msg.metadata if metadata is None else metadata,
-        ts_ms=msg.ts_ms,
-        id=msg.id,
+        msg.type if type_ is None else type_,
+        msg.originator,
+        msg.data if data is ... else data,
+        msg.metadata if metadata is None else metadata,
+        msg.ts_ms,
+        msg.id,
     )
 
 
 def copied(msg: Message) -> Message:
     """A copy with a new id."""
-    return Message(type=msg.type, originator=msg.originator, data=msg.data, metadata=msg.metadata, ts_ms=msg.ts_ms)
+    return Message(msg.type, msg.originator, msg.data, msg.metadata, msg.ts_ms)
 
 
 def as_text(value: Json) -> str:
