@@ -423,6 +423,11 @@ def check(config: GatewayConfig) -> list[str]:
     if isinstance(config.store, PostgresStore) and importlib.util.find_spec("psycopg") is None:
         raise ConfigError("store.kind", "postgres needs the extra: pip install 'edge-gateway[postgres]'")
     remarks = [str(problem) for problem in rules.problems()]
+    if config.rules.root_chain is not None and config.rules.prefer_cloud and config.cloud.enabled:
+        remarks.append(
+            "rules.root_chain is used until the cloud sends its root chain, as ThingsBoard does to every edge:"
+            " rules.prefer_cloud: false keeps it"
+        )
     if config.cloud.enabled and not (
         config.cloud.routing_key.get_secret_value() and config.cloud.routing_secret.get_secret_value()
     ):

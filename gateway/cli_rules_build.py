@@ -19,7 +19,8 @@ from gateway.errors import ConfigError
 def build(config_path: Path | None, out: Path | None) -> None:
     """The rule chain that `rules.short` of the configuration makes, as JSON.
 
-    Set as rules.root_chain it does the same. It opens in ThingsBoard unless it has nodes of this gateway's own.
+    Set as rules.root_chain, with rules.prefer_cloud: false, it does the same. It opens in ThingsBoard unless it has
+    nodes of this gateway's own.
     """
     from gateway.config import load_config
     from gateway.rules.node import OWN_PREFIX

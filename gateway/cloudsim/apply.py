@@ -22,6 +22,7 @@ from gateway.cloudsim.rpc import RpcCalls, RpcRecord
 from gateway.cloudsim.strict import DATA_TYPES, PartCheck, StreamCheck
 from gateway.cloudsim.values import Report, check_halves, check_value, read_values, uuid_of
 from gateway.cloudsim.world import SCOPES, STATE_KEYS, Entity, World
+from gateway.domain.alarm import with_status
 from gateway.domain.entity import NULL_UUID, Json
 from gateway.domain.telemetry import Attribute, Value
 from gateway.errors import RejectedError
@@ -258,10 +259,10 @@ class Uplink:
         elif msg.msgType == _DELETED:
             self._world.remove("ALARM", id_)
         elif msg.msgType == _ALARM_ACK:
-            known.json = {**known.json, "acknowledged": True, "ackTs": json.get("ackTs", 0)}
+            known.json = with_status({**known.json, "acknowledged": True, "ackTs": json.get("ackTs", 0)})
         elif msg.msgType == _ALARM_CLEAR:
             clear = {"cleared": True, "clearTs": json.get("clearTs", 0), "details": json.get("details")}
-            known.json = {**known.json, **clear}
+            known.json = with_status({**known.json, **clear})
 
     def _check_customer(self, json: JsonObject) -> None:
         customer = (json.get("customerId") or {}).get("id")

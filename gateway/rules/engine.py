@@ -205,6 +205,12 @@ class RuleEngine:
         chains |= {chain_id: held.compiled for chain_id, held in ready.items() if held.compiled is not None}
         if root is not self._root and self._root is not None and root is not None:
             log.info("rules: %r (%s) is the root chain now", root.name, root.source)
+            if root.source == CLOUD and self._root.source in (FILE, SHORT):
+                log.warning(
+                    "rules: %r of the configuration is not used: the cloud's root chain has taken its place"
+                    " (rules.prefer_cloud: false keeps the local one)",
+                    self._root.name,
+                )
         self._chains, self._root = chains, root
         if self._is_settled:
             self._forget()

@@ -253,10 +253,16 @@ class Trial:
             await self.engine.close()
             await self._start()
         elif "msg" in line:
+            await self._know(line.get("device"))
             await self._settled(self.pipeline.run([self.message(line)]))
         else:
             raise RejectedError("a line needs 'msg', 'wait_s', 'reply', 'reply_error' or 'restart'")
         return self._result()
+
+    async def _know(self, device: Json) -> None:
+        """A recorded line names its device."""
+        if isinstance(device, dict) and self.state.device_named(device["name"]) is None:
+            await self.set_up({"device": device["name"], "profile": device.get("profile", "default")})
 
     def message(self, line: Json) -> Message:
         """`msg` with `type`, `originator`, `metadata` and `ts`; what is not given is what a device would send."""

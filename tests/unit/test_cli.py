@@ -95,6 +95,16 @@ def test_a_script_that_does_not_parse_is_a_note_and_told_once(tmp_path, caplog):
     assert any(isinstance(handler, logging.NullHandler) for handler in logging.getLogger("gateway").handlers)
 
 
+def test_a_chain_of_a_file_that_the_cloud_will_replace_is_a_note(tmp_path):
+    chain = {"ruleChain": {"name": "C"}, "metadata": {"firstNodeIndex": None, "nodes": [], "connections": []}}
+    (tmp_path / "c.json").write_text(json.dumps(chain))
+    text = "note: rules.root_chain is used until the cloud sends its root chain"
+    cloud = "cloud: {host: h, routing_key: k, routing_secret: s}\n"
+    assert text in check(tmp_path, cloud + "rules: {root_chain: c.json}").stderr
+    assert text not in check(tmp_path, cloud + "rules: {root_chain: c.json, prefer_cloud: false}").stderr
+    assert text not in check(tmp_path, "cloud: {enabled: false}\nrules: {root_chain: c.json}").stderr
+
+
 def test_postgres_without_its_extra_is_found_before_the_start(tmp_path, monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     result = check(tmp_path, "store: {kind: postgres, url: 'postgresql://u:p@h/d'}")

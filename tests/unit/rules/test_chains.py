@@ -269,6 +269,17 @@ def test_a_connection_to_a_node_that_the_cloud_cut_out_is_listed():
     assert kinds(rules.engine) == [SaveTelemetry, AppendEvent]
 
 
+def test_that_the_clouds_chain_takes_the_place_of_a_file_is_said_aloud(tmp_path, caplog):
+    path = tmp_path / "mine.json"
+    path.write_bytes(orjson.dumps({"ruleChain": {"name": "Mine"}, "metadata": metadata([PUSH])}))
+    rules = Rules(root_chain=path)
+    rules.put(CHAIN_ID, "Root", metadata([PUSH]), is_root=True)
+    (record,) = [record for record in caplog.records if record.levelno == logging.WARNING]
+    assert "'Mine' of the configuration is not used" in record.getMessage()
+    rules.put(CHAIN_ID, "Renamed", metadata([PUSH]), is_root=True)
+    assert len(caplog.records) == 1
+
+
 def test_a_repeated_chain_keeps_its_counters_and_a_changed_one_starts_anew(caplog):
     caplog.set_level(logging.INFO)
     rules = Rules([PUSH])

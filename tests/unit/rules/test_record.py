@@ -151,6 +151,9 @@ def test_replay_of_a_recording(tmp_path):
 def test_a_recording_is_input_for_a_test_and_a_bad_one_is_named(tmp_path):
     path, tape = tmp_path / "chain.json", tmp_path / "tape.jsonl"
     path.write_text(json.dumps({"ruleChain": {"name": "Line"}, "metadata": metadata([PUSH])}))
+    tape.write_text('{"device": {"name": "Press-1", "profile": "press"}, "originator": "Press-1", "msg": {"t": 1}}\n')
+    result = CliRunner().invoke(main, ["rules", "test", str(path), "--input", str(tape)])
+    assert '"of": "Press-1"' in result.output
     tape.write_text('{"at": 1, "device": {}, "msg": {}}\n')
     result = CliRunner().invoke(main, ["rules", "replay", str(path), str(tape)])
     assert (result.exit_code, "tape.jsonl, line 1: 'name' is missing" in result.output) == (78, True)
