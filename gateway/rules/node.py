@@ -3,6 +3,7 @@
 The function gets the message and the outcome to which it adds changes, and answers with
 
 - a `str`: the relation, in lower case, by which the unchanged message goes on (no allocation);
+- a `Message`: another message, by Success;
 - `Routed`: other relations, another message, several messages, or a failure that carries a message;
 - `Enter`, `Leave`, `Call`: nested chains and RPC, which the engine carries out;
 - `Later`: it has to ask somebody (the store, another server) before it knows;
@@ -102,7 +103,7 @@ class Unreachable(TransientError):
         self.message = message
 
 
-Answer = str | Routed | Enter | Leave | Call | Later | None
+Answer = str | Message | Routed | Enter | Leave | Call | Later | None
 Run = Callable[[Message, Outcome], Answer]
 
 

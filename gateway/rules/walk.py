@@ -51,38 +51,51 @@ class Walker:
 
     def walk(self, node: CompiledNode, msg: Message, out: Outcome) -> None:
         """From this node to the end of every branch."""
-        self._run([(node, msg, None)], out)
+        self._run(node, msg, None, [], out)
 
-    def _run(self, waiting: list[Step], out: Outcome) -> None:
+    def _run_all(self, waiting: list[Step], out: Outcome) -> None:
+        if waiting:
+            node, msg, frame = waiting.pop()
+            self._run(node, msg, frame, waiting, out)
+
+    def _run(self, node: CompiledNode, msg: Message, frame: Frame | None, waiting: list[Step], out: Outcome) -> None:
+        """From here, then from all that `waiting` holds."""
         self._shared.script_s = 0.0
         left = MAX_EXECUTIONS
-        while waiting:
-            node, msg, frame = waiting.pop()
-            while True:
-                left -= 1
-                if left < 0 or len(waiting) > MAX_EXECUTIONS:
-                    self._shared.counters.add("rules.loops")
-                    out.errors.append(_failure(node, f"the message passed more than {MAX_EXECUTIONS} nodes"))
-                    return
-                node.messages += 1
-                answer: Answer
-                try:
-                    answer = node.run(msg, out)
-                except Exception as error:  # §3.1: whatever a handler throws is its Failure
-                    answer = self._failed(msg, error)
-                if type(answer) is str:
-                    targets = node.edges.get(answer)
-                    if targets is None:
-                        if answer == FAILURE:
-                            self._deliver(node, Routed((FAILURE,), (msg,)), frame, waiting, out)
-                        break
+        while True:
+            left -= 1
+            if left < 0 or len(waiting) > MAX_EXECUTIONS:
+                self._shared.counters.add("rules.loops")
+                out.errors.append(_failure(node, f"the message passed more than {MAX_EXECUTIONS} nodes"))
+                return
+            node.messages += 1
+            answer: Answer
+            try:
+                answer = node.run(msg, out)
+            except Exception as error:  # §3.1: whatever a handler throws is its Failure
+                answer = self._failed(msg, error)
+            if type(answer) is str:
+                targets = node.edges.get(answer)
+                if targets is not None:
                     if len(targets) == 1:
                         node = targets[0]
                         continue
                     waiting += [(target, copied(msg), frame) for target in reversed(targets)]
-                elif answer is not None:
-                    self._route(node, answer, msg, frame, waiting, out)
-                break
+                elif answer == FAILURE:
+                    self._deliver(node, Routed((FAILURE,), (msg,)), frame, waiting, out)
+            elif type(answer) is Message:
+                targets = node.edges.get(SUCCESS)
+                if targets is not None:
+                    msg = answer
+                    if len(targets) == 1:
+                        node = targets[0]
+                        continue
+                    waiting += [(target, copied(msg), frame) for target in reversed(targets)]
+            elif answer is not None:
+                self._route(node, answer, msg, frame, waiting, out)
+            if not waiting:
+                return
+            node, msg, frame = waiting.pop()
 
     def fire(self, timer: Timer, out: Outcome) -> None:
         """A node acts by itself; from it to the end of every branch."""
@@ -99,7 +112,7 @@ class Walker:
                 node.observer(seen(node, None, answer))
             waiting: list[Step] = []
             self._deliver(node, answer, None, waiting, out)
-            self._run(waiting, out)
+            self._run_all(waiting, out)
 
     async def _ask(self, node: CompiledNode, later: Later, msg: Message, frame: Frame | None) -> Outcome:
         """The node's answer, awaited, and the way on from there. A `TransientError` is tried again, `rules.retry`."""
@@ -127,7 +140,7 @@ class Walker:
             out.errors.append(_failure(node, GONE))
         elif answer is not None:
             self._route(here, answer, msg, frame, waiting, out)
-        self._run(waiting, out)
+        self._run_all(waiting, out)
         return out
 
     def _failed(self, msg: Message, error: Exception) -> Routed:
@@ -144,6 +157,8 @@ class Walker:
         """Everything but an unchanged message by one relation: the next steps go onto `waiting`."""
         if isinstance(answer, Routed):
             self._deliver(node, answer, frame, waiting, out)
+        elif isinstance(answer, Message):
+            self._deliver(node, Routed((SUCCESS,), (answer,)), frame, waiting, out)
         elif isinstance(answer, Enter):
             self._enter(node, answer, msg, frame, waiting, out)
         elif isinstance(answer, Leave):
@@ -214,7 +229,7 @@ class Walker:
             out.errors.append(_failure(node, GONE))
             return out
         self._deliver(here, Routed((FAILURE if error else SUCCESS,), (reply,), error), None, waiting, out)
-        self._run(waiting, out)
+        self._run_all(waiting, out)
         return out
 
 

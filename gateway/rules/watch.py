@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from gateway.domain.message import Message
 from gateway.ports import Outcome
-from gateway.rules.node import FAILURE, Answer, Call, Enter, Later, Leave, Routed, Run
+from gateway.rules.node import FAILURE, SUCCESS, Answer, Call, Enter, Later, Leave, Routed, Run
 
 if TYPE_CHECKING:
     from gateway.rules.compiled import CompiledNode
@@ -83,6 +83,8 @@ def seen(node: CompiledNode, msg: Message | None, answer: Answer, took_s: float 
     error = ""
     if isinstance(answer, str):
         labels, messages = (answer,), (msg,) if msg is not None else ()
+    elif isinstance(answer, Message):
+        labels, messages = (SUCCESS,), (answer,)
     elif isinstance(answer, Routed):
         labels, messages, error = answer.labels, answer.messages, answer.error
         if answer.also:

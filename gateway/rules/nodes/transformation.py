@@ -26,7 +26,12 @@ def script_transform(config: ScriptConfig, env: NodeEnv) -> Run:
     body = config.body or "return {msg: msg, metadata: metadata, msgType: msgType};"
     transformed = Script("transform", body, config.is_tbel, env.shared).transformed
     labels = (SUCCESS,)
-    return lambda msg, out: Routed(labels, _bounded(transformed(msg)))
+
+    def run(msg: Message, out: Outcome) -> Answer:
+        made = transformed(msg)
+        return made[0] if len(made) == 1 else Routed(labels, _bounded(made))
+
+    return run
 
 
 node("transform.TbJsTransformNode", "script", ScriptConfig)(script_transform)  # its name in very old files
@@ -71,9 +76,9 @@ def copy_keys(config: CopyKeysConfig, env: NodeEnv) -> Run:
             return SUCCESS
         if from_data:
             found = {key: as_text(value) for key, value in data.items() if matches(key)}
-            return _routed(changed(msg, metadata={**msg.metadata, **found})) if found else SUCCESS
+            return changed(msg, metadata={**msg.metadata, **found}) if found else SUCCESS
         copies = {key: value for key, value in msg.metadata.items() if matches(key)}
-        return _routed(changed(msg, data={**data, **copies})) if copies else SUCCESS
+        return changed(msg, data={**data, **copies}) if copies else SUCCESS
 
     return run
 
@@ -92,10 +97,10 @@ def delete_keys(config: DeleteKeysConfig, env: NodeEnv) -> Run:
 
     def run(msg: Message, out: Outcome) -> Answer:
         if not from_data:
-            return _routed(changed(msg, metadata={k: v for k, v in msg.metadata.items() if not matches(k)}))
+            return changed(msg, metadata={k: v for k, v in msg.metadata.items() if not matches(k)})
         if not isinstance(msg.data, dict):
             return SUCCESS
-        return _routed(changed(msg, data={k: v for k, v in msg.data.items() if not matches(k)}))
+        return changed(msg, data={k: v for k, v in msg.data.items() if not matches(k)})
 
     return run
 
@@ -125,13 +130,9 @@ def rename_keys(config: RenameKeysConfig, env: NodeEnv) -> Run:
                 value = renamed.pop(old)
                 renamed.pop(new, None)
                 renamed[new] = value
-        return _routed(changed(msg, data=renamed) if in_data else changed(msg, metadata=renamed))
+        return changed(msg, data=renamed) if in_data else changed(msg, metadata=renamed)
 
     return run
-
-
-def _routed(msg: Message) -> Routed:
-    return Routed((SUCCESS,), (msg,))
 
 
 def _key_matcher(patterns: Iterable[str]) -> Callable[[str], bool]:
