@@ -156,7 +156,7 @@ class Shared:
         self.series: SeriesReader | None = None  # for nodes that answer `Later`; None where chains are only checked
         self.tbel_context: Any = None  # of the script engine
         self.script_s = 0.0  # what the scripts of the message under way have taken, by the clock on the wall
-        self.script_cpu_s = 0.0  # CPU time of this thread at the first of them
+        self.script_cpu_s = 0.0  # CPU time of this thread when they had taken the limit of one script
         self.written: Recent = Recent(10_000)  # attributes on their way to the disk
         self.relations: Recent = Recent(10_000)  # by entity: those on their way to the disk
         self.made: Recent = Recent(1_000)  # entities that nodes have made

@@ -108,8 +108,13 @@ def check_fields(config: CheckFieldsConfig, env: NodeEnv) -> Run:
         data, metadata = msg.data, msg.metadata
         if in_body and not isinstance(data, dict):
             raise RejectedError("the body is no object")
-        found = [key in data for key in in_body] + [key in metadata for key in in_metadata]
-        return TRUE if (all(found) if needs_all else any(found)) else FALSE
+        for key in in_body:
+            if (key in data) is not needs_all:
+                return FALSE if needs_all else TRUE
+        for key in in_metadata:
+            if (key in metadata) is not needs_all:
+                return FALSE if needs_all else TRUE
+        return TRUE if needs_all else FALSE
 
     return run
 
