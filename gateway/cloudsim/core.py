@@ -388,7 +388,8 @@ class Cloud:
         self.uplink.replies[method] = reply
 
     async def push_rule_chain(self, export: Json, *, is_root: bool) -> UUID:
-        """A chain in the form of ThingsBoard's export file (`ruleChain`, `metadata`), down to the edge.
+        """A chain in the form of ThingsBoard's export file (`ruleChain`, `metadata`), down to the edge. One with the id
+        of a chain that is here is the next version of that.
 
         Raises:
             RejectedError: Not in that form.
@@ -397,14 +398,15 @@ class Cloud:
             raise RejectedError("a rule chain export has the keys 'ruleChain' and 'metadata'")
         if not isinstance(export["metadata"].get("nodes"), list):
             raise RejectedError("metadata.nodes must be a list")
-        id_ = time_uuid()
         given = export.get("ruleChain") or {}
+        known = next((one for one in self.world.of_type("RULE_CHAIN") if one.json["id"] == given.get("id")), None)
+        id_ = time_uuid() if known is None else known.id
         made = entities.rule_chain(id_, self.now_ms(), self.world.tenant_id, str(given.get("name") or "Rule chain"))
         self.world.add("RULE_CHAIN", id_, made)
         self.world.metadata[id_] = {**export["metadata"], "ruleChainId": entities.reference("RULE_CHAIN", id_)}
         if is_root:
             self.world.root_chain_id = id_
-        self.push(EdgeEvent("RULE_CHAIN", "ADDED", id_))
+        self.push(EdgeEvent("RULE_CHAIN", "ADDED" if known is None else "UPDATED", id_))
         return id_
 
     # ── looking ──

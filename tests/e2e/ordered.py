@@ -54,7 +54,7 @@ class InOrderDevice:
                 while number < self.acknowledged + self._window and (number < self.sent or not self.is_ending):
                     number += 1
                     self.sent = max(self.sent, number)
-                    writer.write(_publish(number, self._body(number)))
+                    writer.write(publish_packet(number, self._body(number)))
                 await writer.drain()
                 assert await reader.readexactly(4) == b"\x40\x02" + _packet_id(self.acknowledged + 1)
                 self.acknowledged += 1
@@ -68,6 +68,6 @@ def _packet_id(number: int) -> bytes:
     return struct.pack(">H", (number - 1) % 65535 + 1)
 
 
-def _publish(number: int, payload: bytes) -> bytes:
+def publish_packet(number: int, payload: bytes) -> bytes:
     body = struct.pack(">H", len(TOPIC)) + TOPIC + _packet_id(number) + payload
     return b"\x32" + bytes([len(body)]) + body  # the remaining length of so short a packet is one byte
