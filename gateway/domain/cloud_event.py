@@ -62,7 +62,7 @@ class WhenFull(StrEnum):
     DROP_OLDEST = "drop_oldest"  #: the cloud misses the oldest telemetry, the newest survives
 
 
-@dataclass(slots=True, kw_only=True)
+@dataclass(slots=True)
 class CloudEvent:
     """An event before it is stored. `body` is JSON text as bytes; shapes by action (ThingsBoard Edge's):
 

@@ -59,14 +59,8 @@ def _event(msg: Message, action: str, body: Json, shared: Shared, lane: Lane = L
         text = orjson.dumps(body)
     except TypeError as error:
         raise RejectedError(f"the body is no valid JSON: {error}") from None
-    return CloudEvent(
-        type=msg.originator.type,
-        action=action,
-        entity_id=msg.originator.id,
-        created_ms=shared.clock.now_ms(),
-        body=text,
-        lane=lane,
-    )
+    originator = msg.originator
+    return CloudEvent(originator.type, action, originator.id, shared.clock.now_ms(), text, lane)
 
 
 def _values(msg: Message) -> dict[str, Json]:
