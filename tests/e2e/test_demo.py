@@ -4,6 +4,7 @@ import asyncio
 import os
 import signal
 import sys
+import tempfile
 from pathlib import Path
 
 import psutil
@@ -20,6 +21,13 @@ async def start(folder, *arguments, stdout=asyncio.subprocess.PIPE, stderr=async
         cwd=folder,
         env={**os.environ, "TMPDIR": str(folder), "COLUMNS": "50"},
     )
+
+
+@pytest.fixture
+def tmp_path():
+    """Short: the demo makes a socket in it, and the path of a socket has 107 characters at most."""
+    with tempfile.TemporaryDirectory(prefix="demo-") as folder:
+        yield Path(folder)
 
 
 async def until_line(demo, text):
