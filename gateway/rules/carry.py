@@ -170,6 +170,7 @@ def runners(kind: Kind, body: str, is_tbel: bool) -> tuple[str, tuple[str, ...],
         )
         others = " + ".join(f"(M.{key} !== a{i})" for i, key in enumerate(keys)) or "0"
         last = f"""
+        {_shortcut(keys, more, first)}
         if (!isMap(r)) {{ if (isArray(r)) {{ throw whole; }} return 'an object with msg, metadata, msgType'; }}
         if (r === M || r === D) {{ throw whole; }}
         {astray}
@@ -194,6 +195,20 @@ def runners(kind: Kind, body: str, is_tbel: bool) -> tuple[str, tuple[str, ...],
         return keysOf(out).length === 0 ? null : toText(out);"""
     direct = f"({', '.join([*names, 't'])}) => {{ {build} const r = user(M, D, t); {last} }}"
     return _assembled(whole + " }", direct, is_tbel), keys, more, first
+
+
+def _shortcut(keys: tuple[str, ...], more: tuple[str, ...], first: str) -> str:
+    """JavaScript for what most transformations do: all is handed on as it came, with another number in one key."""
+    if not first:
+        return ""
+    same = [f"M.{key} === a{i}" for i, key in enumerate(keys) if key != first]
+    same += [f"D.{key} === a{len(keys) + i}" for i, key in enumerate(more)]
+    handed_on = ["r", "r !== M", "r.msg === M", "r.metadata === D", "r.msgType === t", "r.length === undefined", *same]
+    value, before = f"M.{first}", f"a{keys.index(first)}"
+    return (
+        f"if ({' && '.join(handed_on)}) {{ const v = {value};"
+        f" if (v !== {before} && typeof v === 'number' && isFinite(v)) {{ return v; }} }}"
+    )
 
 
 def _assembled(whole: str, direct: str, is_tbel: bool) -> str:
