@@ -34,7 +34,8 @@ _PATIENT: Final = (SaveTelemetry, SaveAttributes, MoveCursor)
 _REASONS: Final = 20  # remembered in one outage
 FIRST_RETRY_S, LONGEST_RETRY_S, LONGEST_FULL_RETRY_S = 0.1, 5.0, 1.0
 
-_Item = tuple[UnitOfWork, Receipt]
+_Item = tuple[UnitOfWork, Receipt, int]
+"""With what the unit weighs while it waits, see `_size`."""
 
 
 class GroupCommitter:
@@ -89,8 +90,9 @@ class GroupCommitter:
                 self._since_s = self._clock.monotonic_s()
             if self._sleeper is not None:
                 self._wake()
-        waiting.append((unit, receipt))
-        self._bytes += _size(unit)
+        size_bytes = _size(unit)
+        waiting.append((unit, receipt, size_bytes))
+        self._bytes += size_bytes
         if len(waiting) > self._max_waiting or self._bytes > self._max_bytes:
             self._is_congested = True
         if self._gather_s and not self._is_urgent and (self._is_congested or not _is_patient(unit)):
@@ -138,7 +140,7 @@ class GroupCommitter:
 
     def close(self) -> None:
         """Cancel every receipt that is still open; whoever awaits it goes on."""
-        for _, receipt in (*self._group, *self._held, *self._waiting):
+        for _, receipt, _ in (*self._group, *self._held, *self._waiting):
             receipt.cancel()
         self._group.clear()
         self._held.clear()
@@ -231,7 +233,7 @@ class GroupCommitter:
                     parts.popleft()
                     if len(part) == 1:
                         self._counters.add("committer.rejected")
-                        self._bytes -= _size(part[0][0])
+                        self._bytes -= part[0][2]
                         _fail(part[0][1], error)
                     else:
                         middle = len(part) // 2
@@ -239,8 +241,8 @@ class GroupCommitter:
                 else:
                     parts.popleft()
                     self._end()
-                    for unit, receipt in part:
-                        self._bytes -= _size(unit)
+                    for _, receipt, size_bytes in part:
+                        self._bytes -= size_bytes
                         if not receipt.done():
                             receipt.set_result(None)
         except TransientError:
@@ -255,7 +257,7 @@ class GroupCommitter:
         self._relieve()
 
     async def _commit(self, part: list[_Item]) -> None:
-        units = [unit for unit, _ in part if unit]
+        units = [unit for unit, _, _ in part if unit]
         if not units:
             return
         started_s = self._clock.monotonic_s()
@@ -273,7 +275,7 @@ class GroupCommitter:
         while source and len(group) < GROUP_UNITS and size_bytes < GROUP_BYTES:
             item = source.popleft()
             group.append(item)
-            size_bytes += _size(item[0])
+            size_bytes += item[2]
 
     def _back(self, items: list[_Item], home: deque[_Item] | None = None) -> None:
         (self._waiting if home is None else home).extendleft(reversed(items))
