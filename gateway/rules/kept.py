@@ -19,6 +19,7 @@ import orjson
 from gateway.domain.changes import RULE_ITEM, Change, DropLocal, SaveLocal
 from gateway.domain.entity import EntityId, Json
 from gateway.domain.message import Message
+from gateway.errors import RejectedError
 from gateway.ports import Outcome
 
 KIND: Final = RULE_ITEM
@@ -26,11 +27,26 @@ MARK: Final = "\x1f"
 """Between the parts of a key: not to be in the name of an item."""
 
 
+MAX_HELD_BYTES: Final = 32 << 20
+"""Messages that all nodes hold back weigh no more than this, as JSON; in memory it is a few times as much."""
+
+
+class Weights:
+    """What is held weighs, altogether."""
+
+    def __init__(self) -> None:
+        self.bytes = 0
+
+
 class Kept:
     """Small items of one node, by name. Values are JSON and treated as values: `put` a new one to change it."""
 
-    def __init__(self, place: str, items: dict[str, Json]) -> None:
+    def __init__(
+        self, place: str, items: dict[str, Json], sizes: dict[str, int] | None = None, weights: Weights | None = None
+    ) -> None:
         self._place, self._items = place, items
+        self._sizes: dict[str, int] = {} if sizes is None else sizes
+        self._weights = weights or Weights()
 
     @property
     def items(self) -> Mapping[str, Json]:
@@ -49,9 +65,20 @@ class Kept:
         self._items[name] = value
         out.changes.append(SaveLocal(KIND, f"{self._place}{name}", orjson.dumps(value)))
 
+    def hold(self, out: Outcome, name: str, value: Json) -> None:
+        """`put` for whole messages under a new name. RejectedError: those of all nodes weigh `MAX_HELD_BYTES`."""
+        body = orjson.dumps(value)
+        if self._weights.bytes + len(body) > MAX_HELD_BYTES:
+            raise RejectedError(f"the messages that rules hold back weigh {MAX_HELD_BYTES >> 20} MB already")
+        self._sizes[name] = len(body)
+        self._weights.bytes += len(body)
+        self._items[name] = value
+        out.changes.append(SaveLocal(KIND, f"{self._place}{name}", body))
+
     def drop(self, out: Outcome, name: str) -> None:
         """Unknown is no error."""
         if self._items.pop(name, None) is not None:
+            self._weights.bytes -= self._sizes.pop(name, 0)
             out.changes.append(DropLocal(KIND, f"{self._place}{name}"))
 
 
@@ -60,6 +87,8 @@ class Keeping:
 
     def __init__(self) -> None:
         self._places: dict[str, dict[str, Json]] = {}
+        self._sizes: dict[str, dict[str, int]] = {}
+        self._weights = Weights()
 
     def load(self, local: Iterable[tuple[str, str, bytes]]) -> None:
         """`Snapshot.local`: kind, key, body. What cannot be read is left alone and ignored."""
@@ -67,11 +96,13 @@ class Keeping:
             place, mark, name = key.rpartition("\x1f")
             if kind == KIND and mark:
                 self._places.setdefault(place + mark, {})[name] = orjson.loads(body)
+                self._sizes.setdefault(place + mark, {})[name] = len(body)
+                self._weights.bytes += len(body)
 
     def of(self, chain_id: UUID, type_: str, name: str, number: int) -> Kept:
         """Of one node; who asks again gets the same items. `number`: the how-manieth of this class and name."""
         place = f"{chain_id}\x1f{type_}\x1f{name}\x1f{number}\x1f"
-        return Kept(place, self._places.setdefault(place, {}))
+        return Kept(place, self._places.setdefault(place, {}), self._sizes.setdefault(place, {}), self._weights)
 
     def forget(self, alive: Iterable[tuple[UUID, str, str, int]]) -> tuple[list[Change], int]:
         """Drop what belongs to no living node; the changes, and how many items went."""
@@ -79,6 +110,7 @@ class Keeping:
         changes: list[Change] = []
         for place in [place for place in self._places if place not in places]:
             changes += [DropLocal(KIND, f"{place}{name}") for name in self._places.pop(place)]
+            self._weights.bytes -= sum(self._sizes.pop(place, {}).values())
         return changes, len(changes)
 
 

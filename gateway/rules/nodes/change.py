@@ -170,7 +170,7 @@ class _Threshold:
                 if len(self._env.kept) >= MOST_WAITING:
                     raise RejectedError(f"{MOST_WAITING} originators wait already")
                 due_ms = self._env.clock.now_ms() + round(self._config.duration_seconds * 1000)
-                self._env.kept.put(out, name, {"due": due_ms, "msg": frozen(msg)})
+                self._env.kept.hold(out, name, {"due": due_ms, "msg": frozen(msg)})
                 self._arm(name, self._config.duration_seconds)
             return OTHER
         if (timer := self._timers.pop(name, None)) is not None:

@@ -64,7 +64,7 @@ class _Deduplication:
         if pack is not None and len(pack.waiting) >= self._config.max_pending_msgs:
             raise RejectedError(f"{len(pack.waiting)} messages of this originator wait already (maxPendingMsgs)")
         name = str(next(self._numbers))
-        self._env.kept.put(out, name, frozen(msg))
+        self._env.kept.hold(out, name, frozen(msg))
         is_first = pack is None
         pack = self._pack(msg.originator)
         pack.waiting.append((name, msg.data_ts_ms))
@@ -153,7 +153,7 @@ class _Delay:
         period_s = self._period_s(msg)
         name = str(next(self._numbers))
         due_ms = self._env.clock.now_ms() + period_s * 1000
-        self._env.kept.put(out, name, {"due": due_ms, "period": period_s, "msg": frozen(msg)})
+        self._env.kept.hold(out, name, {"due": due_ms, "period": period_s, "msg": frozen(msg)})
         self._arm(name, period_s)
         return None
 

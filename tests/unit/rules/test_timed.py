@@ -92,6 +92,24 @@ async def test_too_many_of_one_originator_are_a_failure_and_nothing_is_lost():
     assert values(await rules.wait(11)) == [1]
 
 
+async def test_what_all_nodes_hold_is_bounded_also_over_a_restart_and_makes_room_again(monkeypatch):
+    monkeypatch.setattr("gateway.rules.kept.MAX_HELD_BYTES", 1500)
+    rules = Rules([delay(), dedup(), PUSH], (0, 2, "Success"), (0, 1, "Failure"), (1, 2, "Success"))
+    errors = [at(rules, number).errors for number in range(10)]
+    kept = errors.count([])
+    assert 2 <= kept < 10
+    assert errors[kept][0].startswith("Root / dedup: the messages that rules hold back weigh")
+    rules.restart()
+    assert len(at(rules, 1).errors) == 1
+    assert len(values(await rules.wait(11))) == kept
+    assert at(rules, 1).errors == []
+    while not at(rules, 1).errors:
+        pass
+    rules.put(CHAIN_ID, "Root", metadata([PUSH, delay()], (0, 1, "Success")), True)
+    rules.put(CHAIN_ID, "Root", metadata([dedup()]), True)  # what the delay held goes with it
+    assert at(rules, 1).errors == []
+
+
 async def test_a_chain_that_is_sent_again_keeps_what_waits():
     rules = Rules([dedup(), PUSH], (0, 1, "Success"))
     at(rules, 1)
