@@ -231,7 +231,11 @@ class Gateway:
                         status_parts["servers"] = servers.status
                     status_parts |= {
                         "buses": fieldbus.status,
-                        "rules": lambda: {"chains": rules.chains(), "problems": rules.problems()},
+                        "rules": lambda: {
+                            "chains": rules.chains(),
+                            "fields": rules.fields(),
+                            "problems": rules.problems(),
+                        },
                         "devices": lambda: _devices(state, inlet),
                         "removed_devices": lambda: sorted(state.setting(REMOVED) or ()),
                         "untaken_devices": downlink.sync.untaken,

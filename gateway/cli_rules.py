@@ -98,6 +98,8 @@ def list_chains(config_path: Path | None, from_files: bool, as_json: bool) -> No
             width = max((len(node["name"]) for node in chain["nodes"]), default=0)
             for node in chain["nodes"]:
                 click.echo(_row(node, width))
+        for field in seen["fields"]:
+            click.echo(_field_row(field))
         for problem in seen["problems"]:
             click.echo(f"problem: {problem}", err=True)
     sys.exit(1 if seen["problems"] else 0)
@@ -113,6 +115,12 @@ def _row(node: dict[str, Any], width: int) -> str:
         f"  {node['name']:{width}}  {kind:32} {node['messages']:>10} messages {node['failures']:>7} failures"
         f" {mean:>10}{marks}"
     )
+
+
+def _field_row(field: dict[str, Any]) -> str:
+    state = f"NOT EVALUATED: {field['problem']}" if "problem" in field else f"{field['evaluations']} evaluations"
+    last = f"  last: {field['error']}" if "error" in field else ""
+    return f"field {field['name']}  ({field['type']} of {field['of']})  {state} {field['failures']} failures{last}"
 
 
 def _from_files(config_path: Path | None) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from enum import StrEnum
 from itertools import count
+from uuid import UUID
 
 from gateway.domain.entity import EntityId, Json
 
@@ -45,6 +46,8 @@ class Message:
     metadata: dict[str, str]
     ts_ms: int
     id: int = field(default_factory=count(1).__next__)
+    fields: tuple[UUID, ...] = ()
+    """The calculated fields that led to it: none of them is fed with it, or they would never end."""
 
     @property
     def data_ts_ms(self) -> int:

@@ -25,7 +25,7 @@ from gateway.rules.schedule import Active, parse_schedule
 CLEAR: Final = "clear"
 """Name of the rule that clears; a create rule is named by its severity."""
 
-_UNIT_MS: Final[Mapping[Any, float]] = {
+UNIT_MS: Final[Mapping[Any, float]] = {
     "NANOSECONDS": 1e-6, "MICROSECONDS": 1e-3, "MILLISECONDS": 1, "SECONDS": 1_000,
     "MINUTES": 60_000, "HOURS": 3_600_000, "DAYS": 86_400_000,
 }  # fmt: skip
@@ -279,9 +279,9 @@ def _parse_spec(tree: Json, where: str, keys: set[Key]) -> tuple[str, Callable[[
         raise RejectedError(f"{where}.type {kind!r} is unknown; there are SIMPLE, DURATION and REPEATING")
     factor = 1.0
     if kind == "DURATION":
-        if tree.get("unit") not in _UNIT_MS:
-            raise RejectedError(f"{where}.unit {tree.get('unit')!r} is unknown; there are {', '.join(_UNIT_MS)}")
-        factor = _UNIT_MS[tree["unit"]]
+        if tree.get("unit") not in UNIT_MS:
+            raise RejectedError(f"{where}.unit {tree.get('unit')!r} is unknown; there are {', '.join(UNIT_MS)}")
+        factor = UNIT_MS[tree["unit"]]
     value = tree.get("predicate")
     if not isinstance(value, dict):
         raise RejectedError(f"{where}.predicate must be an object with defaultValue")

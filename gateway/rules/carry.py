@@ -12,7 +12,7 @@ import json
 import re
 from typing import Final, Literal, NamedTuple
 
-Kind = Literal["filter", "switch", "transform", "log", "details", "generator"]
+Kind = Literal["filter", "switch", "transform", "log", "details", "generator", "field"]
 
 WHOLE: Final = "@whole"
 MAX_KEYS: Final = 12
@@ -69,6 +69,7 @@ _BY_TEXT: Final[dict[Kind, str]] = {
     "filter": "return r;",
     "log": "return typeof r === 'string' || !isTbel ? r : toText(r);",
     "details": "return r === undefined ? 'null' : toText(r);",
+    "field": "return r === undefined ? 'null' : toText(r);",
     "switch": """
         const l = r instanceof Set ? [...r] : r;
         if (typeof l === 'string') { return stringify([l]); }
@@ -138,11 +139,12 @@ def runners(kind: Kind, body: str, is_tbel: bool) -> tuple[str, tuple[str, ...],
     changed), a number or boolean (the new value of what it writes first), or JSON of what is to be put over the old.
     """
     last = _BY_TEXT["transform" if kind == "generator" else kind]
-    whole = "(d, m, t) => { const r = user(parse(d), parse(m), t); " + last.replace(
+    arguments = "...globalThis._field(parse(d))" if kind == "field" else "parse(d), parse(m), t"
+    whole = f"(d, m, t) => {{ const r = user({arguments}); " + last.replace(
         "isArray(r) ? all(r) : one(r, undefined, undefined, t)", "all(r)"
     )
     msg, metadata = seen(body, "msg"), seen(body, "metadata")
-    is_whole = kind in ("generator", "details") or (
+    is_whole = kind in ("generator", "details", "field") or (
         kind != "transform" and any(argument.keys and argument.is_passed for argument in (msg, metadata))
     )
     if is_whole or msg.keys is None or metadata.keys is None:

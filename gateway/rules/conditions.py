@@ -141,13 +141,26 @@ def _parse_predicate(tree: Json, where: str, keys: set[Key], is_constant: bool) 
         if operation == "AND":
             return lambda facts, value: all(compare(facts, value) for compare in inner)
         return lambda facts, value: any(compare(facts, value) for compare in inner)
+    convert, holds = parse_operation(tree, where)
+    threshold = parse_threshold(tree.get("value"), f"{where}.value", keys, convert, is_dynamic_only=is_constant)
+    return _comparing(convert, holds, threshold, folds=tree.get("ignoreCase") is True)
+
+
+def parse_operation(
+    tree: Mapping[str, Json], where: str
+) -> tuple[Callable[[Value | None], Any], Callable[[Any, Any], bool]]:
+    """How the values of a predicate are converted, and the comparison.
+
+    Raises:
+        RejectedError: Says where and what there is.
+    """
+    kind, operation = tree.get("type"), tree.get("operation")
     if kind not in _KINDS:
         raise RejectedError(f"{where}.type {kind!r} is unknown; there are {', '.join(_KINDS)} and COMPLEX")
     convert, operations = _KINDS[kind]
     if operation not in operations:
         raise RejectedError(f"{where}.operation {operation!r} is unknown; there are {', '.join(operations)}")
-    threshold = parse_threshold(tree.get("value"), f"{where}.value", keys, convert, is_dynamic_only=is_constant)
-    return _comparing(convert, operations[operation], threshold, folds=tree.get("ignoreCase") is True)
+    return convert, operations[operation]
 
 
 def _comparing(

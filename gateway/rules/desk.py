@@ -30,8 +30,12 @@ class RuleDesk:
         self._turn = 0
 
     def overview(self) -> dict[str, Any]:
-        """`{"chains": see RuleEngine.chains, "problems": [text…]}`."""
-        return {"chains": self._engine.chains(), "problems": [str(problem) for problem in self._engine.problems()]}
+        """`{"chains": see RuleEngine.chains, "fields": see RuleEngine.fields, "problems": [text…]}`."""
+        return {
+            "chains": self._engine.chains(),
+            "fields": self._engine.fields(),
+            "problems": [str(problem) for problem in self._engine.problems()],
+        }
 
     def document(self, chain: str) -> dict[str, Any]:
         """The export form of one chain, by id or name; credentials in configurations are hidden.

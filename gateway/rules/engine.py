@@ -23,6 +23,8 @@ from gateway.ports import AlarmBook, Clock, Outcome, SeriesReader, StateReader
 from gateway.rules.chain import ChainGraph, entity_uuid, parse_chain, parse_document
 from gateway.rules.compiled import CompiledChain, CompiledNode
 from gateway.rules.debug import Debugger
+from gateway.rules.fields import PLACE as FIELDS
+from gateway.rules.fields import Fields
 from gateway.rules.node import Enter, NodeProblem, Shared
 from gateway.rules.short import DEFAULT_CHAIN, short_chain
 from gateway.rules.walk import Walker
@@ -72,6 +74,7 @@ class RuleEngine:
         self._state, self._config = state, config
         self._shared = Shared(state, config, clock, counters)
         self._shared.series = series
+        self._fields = Fields(self._shared)
         self._walker = Walker(self._shared, self._find_chain)
         self.debugger = Debugger(clock, counters)
         self._local: dict[UUID, CompiledChain] = {}
@@ -92,6 +95,7 @@ class RuleEngine:
         """All chains are here: what was kept for nodes that are not is dropped, now and whenever a chain goes."""
         self._is_settled = True
         self._forget()
+        self._fields.load()
 
     def load_files(self) -> None:
         """Load the local chains; what the cloud has sent stays.
@@ -216,7 +220,7 @@ class RuleEngine:
             self._forget()
 
     def _forget(self) -> None:
-        places = (place for chain in self._chains.values() for place in chain.places)
+        places = [FIELDS, *(place for chain in self._chains.values() for place in chain.places)]
         changes, count = self._shared.keeping.forget(places)
         if count:
             self._shared.counters.add("rules.kept_dropped", count)
@@ -264,6 +268,7 @@ class RuleEngine:
     def settled(self, changes: Iterable[Change]) -> None:
         """A unit of work is durable, or never will be."""
         self._shared.alarms.settled(changes)
+        self._fields.settled(changes)
 
     # ── messages ──
 
@@ -281,6 +286,9 @@ class RuleEngine:
             if chain is None:
                 out.errors.append("there is no root chain")
                 return out
+        fields = self._shared.fields
+        if fields is not None and message.type == "ATTRIBUTES_UPDATED" and message.metadata.get("source") == "cloud":
+            fields.overhear(message, out)
         if chain.first is not None:
             self._walker.walk(chain.first, message, out)
         return out
@@ -335,9 +343,14 @@ class RuleEngine:
             chain.watch(observer)
 
     def problems(self) -> list[NodeProblem]:
-        """Nodes that do not do all that their chain expects, and chains that cannot be used."""
+        """Nodes that do not do all that their chain expects, chains and fields that cannot be used."""
         found = [held.problem for held in self._cloud.values() if held.problem is not None]
-        return found + [problem for chain in self._chains.values() for problem in chain.problems]
+        found += [problem for chain in self._chains.values() for problem in chain.problems]
+        return found + self._fields.problems()
+
+    def fields(self) -> list[dict[str, Any]]:
+        """One summary a calculated field, see `Fields.summaries`."""
+        return self._fields.summaries()
 
     def chains(self) -> list[dict[str, Any]]:
         """One summary a chain: id, name, root, source (`built-in`, `file`, `cloud`), nodes with their counters.

@@ -19,7 +19,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 from uuid import UUID
 
 import orjson
@@ -37,6 +37,9 @@ from gateway.rules.kept import Keeping, Kept
 from gateway.rules.outside import Outside
 from gateway.rules.timers import Fire, Timer, Timers
 from gateway.supervise import Counters
+
+if TYPE_CHECKING:
+    from gateway.rules.fields import Fields
 
 PREFIXES: Final = ("org.thingsboard.rule.engine.", "org.winstarcloud.rule.engine.")
 OWN_PREFIX: Final = "edge.gateway.rules."
@@ -155,6 +158,7 @@ class Shared:
         self.alarms = Alarms(state, clock, counters)
         self.series: SeriesReader | None = None  # for nodes that answer `Later`; None where chains are only checked
         self.tbel_context: Any = None  # of the script engine
+        self.fields: Fields | None = None  # calculated fields; None while there are none
         self.script_s = 0.0  # what the scripts of the message under way have taken, by the clock on the wall
         self.script_cpu_s = 0.0  # CPU time of this thread when they had taken the limit of one script
         self.written: Recent = Recent(10_000)  # attributes on their way to the disk
@@ -285,12 +289,16 @@ def changed(
         msg.metadata if metadata is None else metadata,
         msg.ts_ms,
         msg.id,
+        msg.fields,
     )
 
 
 def copied(msg: Message) -> Message:
     """A copy with a new id."""
-    return Message(msg.type, msg.originator, msg.data, msg.metadata, msg.ts_ms)
+    copy = Message(msg.type, msg.originator, msg.data, msg.metadata, msg.ts_ms)
+    if msg.fields:
+        copy.fields = msg.fields
+    return copy
 
 
 def as_text(value: Json) -> str:

@@ -52,7 +52,8 @@ class Script:
         RejectedError: It does not parse, or is too long; the text names the line, of TBEL the column as well.
     """
 
-    def __init__(self, kind: Kind, body: str, is_tbel: bool, shared: Shared) -> None:
+    def __init__(self, kind: Kind, body: str, is_tbel: bool, shared: Shared, arguments: tuple[str, ...] = ()) -> None:
+        """`arguments` are those of a calculated field, behind its ctx."""
         if len(body) > MAX_SCRIPT_CHARS:
             raise RejectedError(f"the script is longer than {MAX_SCRIPT_CHARS} characters")
         self._kind, self._body, self._is_tbel, self._shared = kind, body, is_tbel, shared
@@ -63,7 +64,9 @@ class Script:
         self._run: Any = None
         self._direct: Any = None
         self._absent: Any = None
-        parameters = _OF_GENERATOR if kind == "generator" else _PARAMETERS
+        parameters: tuple[str, ...] = _OF_GENERATOR if kind == "generator" else _PARAMETERS
+        if kind == "field":
+            parameters = ("ctx", *arguments)
         self._tbel: Translated | None = translated(body, parameters) if is_tbel else None
         names = [("$" if is_tbel else "") + name for name in parameters]
         self._head = f"(function ({', '.join(names)}) {{"
@@ -113,6 +116,13 @@ class Script:
         if type(result) is not str:
             raise RejectedError("the script must give details that are JSON")
         return self._loaded(result)
+
+    def computed(self, originator: EntityId, arguments: Json) -> Json:
+        """What a calculated field's expression gives: any JSON. RejectedError: it failed, or gave a function.
+
+        `arguments`: `[latest ts, names, values]`, of a value `[ts, value]`, of a window `[start, end, times, values]`.
+        """
+        return self.details(Message("", originator, arguments, {}, 0))
 
     def _patched(self, msg: Message, patch: dict[str, Any]) -> Message:
         data, metadata = patch.get("d", ...), patch.get("m")

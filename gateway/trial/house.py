@@ -212,15 +212,27 @@ class Trial:
             key = "{0.type}:{0.id}>COMMON/{2}>{1.type}:{1.id}".format(ends["from"], ends["to"], json["type"])
             await self.put([SaveEntity("RELATION", key, json)])
             return
+        elif "field" in thing:
+            await self.put([self._field(thing)])
+            return
         elif "setting" in thing:
             await self.put([SaveSetting(thing["setting"], thing["value"])])
             return
         else:
-            raise RejectedError("a line of the set-up needs 'device', 'entity', 'relation' or 'setting'")
+            raise RejectedError("a line of the set-up needs 'device', 'entity', 'relation', 'field' or 'setting'")
         for scope, values in thing.get("attributes", {}).items():
             await self.put([SaveAttributes(entity, scope, self.clock.now_ms(), values)])
         for ts_ms, values in thing.get("telemetry", {}).items():
             await self.put([SaveTelemetry(entity, self._time(ts_ms), values)])
+
+    def _field(self, thing: Json) -> SaveEntity:
+        """`of` is a device's name, or `["DEVICE_PROFILE", name]`; the rest as the cloud says it."""
+        kind, name = thing["of"] if isinstance(thing["of"], list) else ("DEVICE", thing["of"])
+        owner = _id("profile" if kind == "DEVICE_PROFILE" else kind, name)
+        id_ = _id("CALCULATED_FIELD", thing["field"])
+        json = {"name": thing["field"], "type": thing["type"], "configuration": thing["configuration"]}
+        json["entityId"] = {"entityType": kind, "id": str(owner)}
+        return SaveEntity("CALCULATED_FIELD", str(id_), json)
 
     def entity(self, name: Json) -> EntityId:
         """`Boiler` is a device, `["ASSET", "Hall"]` something else, `["DEVICE", "<uuid>"]` by its id."""

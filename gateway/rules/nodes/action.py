@@ -57,4 +57,3 @@ def _pass_through(config: NoConfig, env: NodeEnv) -> Run:
 
 node("transaction.TbSynchronizationBeginNode", "synchronization start", NoConfig)(_pass_through)
 node("transaction.TbSynchronizationEndNode", "synchronization end", NoConfig)(_pass_through)
-node("telemetry.TbCalculatedFieldsNode", "calculated fields and alarm rules", NoConfig)(_pass_through)

@@ -23,6 +23,7 @@ from gateway.domain.telemetry import (
 )
 from gateway.errors import RejectedError
 from gateway.ports import AttributeNotice, Outcome
+from gateway.rules.alarm_state import Update
 from gateway.rules.node import LAST_MS, SUCCESS, Answer, NodeConfig, NodeEnv, Run, Shared, node
 from gateway.rules.strategy import keeps_all, strategy
 from gateway.rules.template import template
@@ -46,7 +47,8 @@ def save_telemetry(config: SaveTelemetryConfig, env: NodeEnv) -> Run:
     keeps_latest = strategy(config.processing_settings, "latest")
     # The store has no history without latest value, so the latest value is then kept as well.
     keeps_everything = keeps_all(keeps_history)
-    use_server_ts, clock = config.use_server_ts, env.clock
+    feeds = strategy(config.processing_settings, "calculatedFields")
+    use_server_ts, clock, shared = config.use_server_ts, env.clock, env.shared
 
     def run(msg: Message, out: Outcome) -> Answer:
         if msg.type != "POST_TELEMETRY_REQUEST":
@@ -67,7 +69,10 @@ def save_telemetry(config: SaveTelemetryConfig, env: NodeEnv) -> Run:
                 with_history = keeps_history(msg.originator, at_ms)
                 if keeps_latest(msg.originator, at_ms) or with_history:
                     out.changes.append(SaveTelemetry(msg.originator, at_ms, clean, with_history))
-        return SUCCESS
+        if shared.fields is None:
+            return SUCCESS
+        updates = [Update(at_ms, "", storable(values)) for at_ms, values in sets if feeds(msg.originator, at_ms)]
+        return shared.fields.hear(msg, sorted(updates, key=lambda update: update.ts_ms), out)
 
     return run
 
@@ -123,6 +128,7 @@ class SaveAttributesConfig(NodeConfig):
 def save_attributes(config: SaveAttributesConfig, env: NodeEnv) -> Run:
     """Saves a flat object; may leave out what has not changed, tell the device, and tell the rules."""
     keeps = strategy(config.processing_settings, "attributes")
+    feeds = strategy(config.processing_settings, "calculatedFields")
     shared, clock = env.shared, env.clock
 
     def run(msg: Message, out: Outcome) -> Answer:
@@ -133,28 +139,34 @@ def save_attributes(config: SaveAttributesConfig, env: NodeEnv) -> Run:
         scope = _scope(msg, config.scope)
         values = storable(msg.data)
         if config.update_attributes_only_on_value_change:
-            values = _changed_values(shared, msg.originator, scope, values)
-        if not values or not keeps(msg.originator, msg.data_ts_ms):
+            values = changed_values(shared, msg.originator, scope, values)
+        if not values:
             return SUCCESS
-        if shared.state.attributes_bytes() > MAX_ATTRIBUTES_BYTES:
-            values = _lighter_values(shared, msg.originator, scope, values)
-            if not values:
-                return SUCCESS
         written_ms = clock.now_ms()
         if scope == AttributeScope.CLIENT_SCOPE:  # nobody else writes it: what the next one must be later than
             written_ms = max(written_ms, min(msg.data_ts_ms, LAST_MS))
+        if keeps(msg.originator, msg.data_ts_ms):
+            save(msg, scope, values, written_ms, out)
+        if shared.fields is None or not feeds(msg.originator, msg.data_ts_ms):
+            return SUCCESS
+        return shared.fields.hear(msg, [Update(written_ms, scope, values)], out)
+
+    def save(msg: Message, scope: str, values: Mapping[str, Value], written_ms: int, out: Outcome) -> None:
+        if shared.state.attributes_bytes() > MAX_ATTRIBUTES_BYTES:
+            values = fitting_values(shared, msg.originator, scope, values)
+            if not values:
+                return
         out.changes.append(SaveAttributes(msg.originator, scope, written_ms, values))
         wish = msg.metadata.get("notifyDevice", "")
         if scope == AttributeScope.SHARED_SCOPE and (config.notify_device or wish == "" or wish.lower() == "true"):
             out.notices.append(AttributeNotice(msg.originator, values))
         if config.send_attributes_updated_notification and scope != AttributeScope.CLIENT_SCOPE:
             out.emitted.append(_told(msg, MessageType.ATTRIBUTES_UPDATED.value, dict(values), scope))
-        return SUCCESS
 
     return run
 
 
-def _lighter_values(shared: Shared, entity: EntityId, scope: str, values: Mapping[str, Value]) -> Mapping[str, Value]:
+def fitting_values(shared: Shared, entity: EntityId, scope: str, values: Mapping[str, Value]) -> Mapping[str, Value]:
     """There is no room: what weighs no more than the value it replaces; the rest still goes to the cloud."""
     fitting = {}
     for key, value in values.items():
@@ -205,7 +217,7 @@ def _scope(msg: Message, configured: str) -> str:
     return scope
 
 
-def _changed_values(shared: Shared, entity: EntityId, scope: str, values: Mapping[str, Value]) -> Mapping[str, Value]:
+def changed_values(shared: Shared, entity: EntityId, scope: str, values: Mapping[str, Value]) -> Mapping[str, Value]:
     """Those that differ in value or type from what is durable, and from what is on its way to the disk.
 
     Both are asked: the durable value alone would take `1` for unchanged while a `2` still waits for its commit.
