@@ -82,19 +82,13 @@ class Session:
         device = self.device
         self.last_activity_ms = now_ms = inlet.clock.now_ms()
         self.readings += len(items)
-        messages = [
-            Message(
-                _TELEMETRY,
-                self._entity,
-                item.values,
-                {"deviceName": device.name, "deviceType": device.type, "ts": str(item.ts_ms)},
-                now_ms,
-            )
-            for item in items
-        ]
-        if metadata is not None:
-            for message in messages:
-                message.metadata.update(metadata)
+        entity, name, type_ = self._entity, device.name, device.type
+        messages: list[Message] = []
+        for ts_ms, values in items:
+            told = {"deviceName": name, "deviceType": type_, "ts": str(ts_ms)}
+            if metadata is not None:
+                told.update(metadata)
+            messages.append(Message(_TELEMETRY, entity, values, told, now_ms))
         receipt = inlet.pipeline.run(messages)
         self._last_receipt = receipt
         return receipt

@@ -333,7 +333,7 @@ def _load(payload: bytes, cast: bool) -> Any:
             tree = json.loads(payload, parse_float=number, parse_int=number)
         except RecursionError:
             raise PayloadError(f"nested deeper than {MAX_DEPTH} levels") from None
-    if payload.count(b"{") + payload.count(b"[") > MAX_DEPTH:
+    if len(payload) > 2 * MAX_DEPTH and payload.count(b"{") + payload.count(b"[") > MAX_DEPTH:
         _check_depth(tree)
     return tree
 

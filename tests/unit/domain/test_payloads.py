@@ -170,7 +170,15 @@ def test_lenient_syntax(text, expected):
     assert [type(v) for v in item.values.values()] == [type(v) for v in expected.values()]
 
 
-@pytest.mark.parametrize("opening", ['{"a":' * 101 + "1" + "}" * 101, "{a:" * 101 + "1" + "}" * 101, "[" * 90_000])
+@pytest.mark.parametrize(
+    "opening",
+    [
+        '{"a":' * 101 + "1" + "}" * 101,
+        "{a:" * 101 + "1" + "}" * 101,
+        '{"a":' + "[" * 100 + "]" * 100 + "}",
+        "[" * 90_000,
+    ],
+)
 def test_deep_nesting_is_refused(opening):
     with pytest.raises(PayloadError):
         telemetry(opening)
