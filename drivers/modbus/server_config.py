@@ -7,13 +7,15 @@ from typing import Annotated, Literal
 from pydantic import Field, PositiveFloat, PositiveInt, field_validator, model_validator
 
 from drivers.modbus.listening import Place, SlavePort
+from drivers.modbus.point import TEXTS
 from drivers.modbus.registers import Layout, Order, Table, Type, encode, merge, truth, truths
 from gateway.config import Settings
 from gateway.domain.telemetry import Value
 from gateway.errors import RejectedError
 from gateway.ports import GATEWAY_VALUES
 
-_NUMBERS = frozenset(Type) - {Type.BOOL, Type.BIT, Type.BITS, Type.STRING}
+_NUMBERS = frozenset(Type) - {Type.BOOL, Type.BIT, Type.BITS, *TEXTS}
+_PARTS = (Type.BIT, Type.FIELD)
 _Name = Annotated[str, Field(min_length=1, max_length=255)]
 
 
@@ -23,8 +25,9 @@ class ServedPoint(Settings):
     table: Table
     address: Annotated[int, Field(ge=0, le=65535, description="Zero-based, as in the PDU: 40001 of a manual is 0.")]
     type: Type
-    count: PositiveInt = Field(1, le=125, description="Registers of a string, bits of `bits`.")
+    count: PositiveInt = Field(1, le=125, description="Registers of a string or `hex`, bits of `bits`.")
     bit: Annotated[int, Field(ge=0, le=15)] | None = Field(None, description="0 is the least significant.")
+    width: Annotated[int, Field(ge=1, le=16)] | None = Field(None, description="Bits of a `field`, from `bit` on.")
     byte_order: Order | None = Field(None, description="Instead of the unit's; the only one that a string heeds.")
     word_order: Order | None = Field(None, description="Instead of the unit's.")
     scale: float = Field(1.0, allow_inf_nan=False, description="Value = register * scale + offset.")
@@ -50,10 +53,12 @@ class ServedPoint(Settings):
             raise ValueError(f"{where}: it is type bool, or bits for several; {kind} needs registers")
         if not table.is_bits and kind is Type.BOOL:
             raise ValueError(f"{where}: for one bit of a register say type: bit and bit: 0..15")
-        if (kind is Type.BIT) != (self.bit is not None):
-            raise ValueError(f"{where}: type bit and `bit: 0..15` belong together")
-        if self.count != 1 and kind not in (Type.BITS, Type.STRING):
-            raise ValueError(f"{where}: count is for string and bits; {kind} has its own size")
+        if (kind in _PARTS) != (self.bit is not None):
+            raise ValueError(f"{where}: type {kind if kind in _PARTS else 'bit'} and `bit: 0..15` belong together")
+        if (kind is Type.FIELD) != (self.width is not None) or (self.bit or 0) + (self.width or 1) > 16:
+            raise ValueError(f"{where}: type field has `bit` and `width`, together at most 16")
+        if self.count != 1 and kind not in (Type.BITS, *TEXTS):
+            raise ValueError(f"{where}: count is for string, hex and bits; {kind} has its own size")
         if self.scale == 0:
             raise ValueError(f"{where}: scale must not be 0")
         if kind not in _NUMBERS and (self.scale != 1 or self.offset != 0):
@@ -75,8 +80,8 @@ class ServedPoint(Settings):
             raise ValueError(f"{where}: `writable: true` and `write_to: telemetry | attribute | tag` belong together")
         if self.writable and not self.table.is_writable:
             raise ValueError(f"{where}: only coil and holding_register can be written")
-        if self.writable and (self.device is None or self.type is Type.BIT):
-            raise ValueError(f"{where}: a value of the gateway, or one bit of a register, cannot be written")
+        if self.writable and (self.device is None or self.type in _PARTS):
+            raise ValueError(f"{where}: a value of the gateway, or a part of a register, cannot be written")
 
     @property
     def span(self) -> int:
@@ -92,9 +97,11 @@ class ServedPoint(Settings):
         if self.table.is_bits:
             held = truths(value, self.count) if self.type is Type.BITS else [truth(value)]
             return [int(bit) for bit in held]
-        if self.type in (Type.BIT, Type.BITS):
+        if isinstance(value, bool) and self.type in _NUMBERS:
+            value = int(value)
+        if self.type in (Type.BITS, *_PARTS):
             return merge([0] * layout.words, value, layout)
-        return encode(int(value) if isinstance(value, bool) else value, layout)
+        return encode(value, layout)
 
 
 class ServedUnit(Settings):
@@ -107,16 +114,14 @@ class ServedUnit(Settings):
 
     @model_validator(mode="after")
     def _no_overlap(self) -> ServedUnit:
-        seen: dict[tuple[Table, int, int | None], None] = {}
-        taken: dict[tuple[Table, int], bool] = {}  # True: by single bits
+        taken: dict[tuple[Table, int], int] = {}  # the bits
         for point in self.points:
-            is_bit = point.type is Type.BIT
+            bits = 0xFFFF if point.bit is None else ((1 << (point.width or 1)) - 1) << point.bit
             for address in range(point.address, point.address + point.span):
                 place = (point.table, address)
-                if (place in taken and not (is_bit and taken[place])) or (*place, point.bit) in seen:
+                if taken.get(place, 0) & bits:
                     raise ValueError(f"unit {self.unit_id}: two points at {point.table} {address}")
-                taken[place] = is_bit
-                seen[*place, point.bit] = None
+                taken[place] = taken.get(place, 0) | bits
             if point.bad_value is not None:
                 try:
                     point.content(point.bad_value, self.layout(point))
@@ -126,13 +131,14 @@ class ServedUnit(Settings):
 
     def layout(self, point: ServedPoint) -> Layout:
         """How a point of this unit lies in its registers."""
-        is_text = point.type is Type.STRING
+        is_text = point.type in (*TEXTS, Type.INT8, Type.UINT8)  # as in a device
         return Layout(
             type=point.type,
             byte_order=point.byte_order or (Order.BIG if is_text else self.byte_order),
             word_order=point.word_order or (Order.BIG if is_text or point.type is Type.BITS else self.word_order),
             count=point.count,
             bit=point.bit or 0,
+            width=point.width or 1,
             scale=point.scale,
             offset=point.offset,
         )

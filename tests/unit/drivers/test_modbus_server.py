@@ -227,6 +227,8 @@ def wrong(where, problem, point=None, **more):
         wrong("servers[0].units[0].points[0]", "say what it shows", {}),
         wrong("servers[0].units[0].points[0]", "no gateway value 'up'; there are uptime_s", {"gateway": "up"}),
         wrong("servers[0].units[0].points[0]", "belong together", {"device": "A", "key": "k", "writable": True}),
+        wrong("servers[0].units[0].points[0]", "has `bit` and `width`", {"type": "field", "bit": 3}),
+        wrong("servers[0].units[0].points[0]", "type field and `bit: 0..15` belong together", {"type": "field"}),
         wrong("servers[0].units[0]", "bad_value: 70000 is out of range", {"gateway": "pending", "bad_value": 70000}),
         wrong(
             "servers[0]", "no bus has a device 'A'", {"device": "A", "key": "k", "writable": True, "write_to": "tag"}
@@ -250,6 +252,22 @@ def test_two_points_at_one_address_and_a_line_that_is_taken():
     tree = {"kind": "modbus", "serial": {"device": "/dev/ttyS9"}, "units": [{"points": POINTS[:1]}]}
     with pytest.raises(ConfigError, match="belongs to bus 'modbus' already"):
         parse_servers([tree], Plugins(), parse_buses([bus], Plugins()))
+
+
+async def test_parts_of_registers_and_digits():
+    device = {"table": "holding_register", "device": "B"}
+    points = [
+        device | {"address": 0, "type": "field", "bit": 4, "width": 3, "key": "state"},
+        device | {"address": 0, "type": "bit", "bit": 0, "key": "on"},
+        device | {"address": 1, "type": "hex", "count": 2, "key": "serial"},
+        device | {"address": 3, "type": "int8", "key": "small"},
+    ]
+    made, house, _ = server(points)
+    for key, value in (("state", 5), ("on", True), ("serial", "0a0b0c0d"), ("small", -2)):
+        house.set("B", key, value)
+    assert await ask(made, "03 00 00 00 04") == "03 08 00 51 0a 0b 0c 0d fe 00"
+    house.set("B", "state", 8)
+    assert await ask(made, "03 00 00 00 01") == "83 04", "it does not fit into three bits"
 
 
 def test_whom_masters_speak_for():
