@@ -40,8 +40,18 @@ class _Identified(_Networked):
         description="Leave the connection when nothing is asked, for devices that have one for all their masters.",
     )
 
+    late_ms: PositiveFloat | None = Field(
+        None,
+        description="For a box with a serial line behind it that answers under the newest id whatever comes: how long "
+        "after its timeout an answer may still come. Default: ids tell late answers apart.",
+    )
+
     @model_validator(mode="after")
     def _one_at_a_time(self) -> Self:
+        if self.late_ms is not None and getattr(self, "in_flight", 1) > 1:
+            raise ValueError(
+                "late_ms is for ids that tell nothing, and several questions in flight need them; in_flight: 1"
+            )
         if self.transaction_ids == "ignore" and getattr(self, "in_flight", 1) > 1:
             raise ValueError("several questions in flight are told apart by transaction ids alone; say in_flight: 1")
         return self

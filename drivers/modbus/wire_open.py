@@ -62,6 +62,7 @@ def _master(config: ModbusConfig, clock: Clock) -> Master:
         is_udp=isinstance(line, UdpLine),
         has_own_ids=line.transaction_ids == "ignore",
         close_after_cycle=line.close_after_cycle,
+        late_s=(line.late_ms or 0) / 1000,
     )
 
 

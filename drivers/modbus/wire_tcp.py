@@ -4,7 +4,8 @@ A late answer cannot be taken for another one. Ids are spread over the whole ran
 id nor 0 belongs to an open question; unit, function and length are compared besides. With one question at a
 time a timeout also ends the connection, because some device servers put the newest id on whatever answer they have.
 With several, the connection stays as long as other answers come. A device that has ids of its own is asked one question
-at a time, and then its connection, unit, function and length are what tells its answer.
+at a time, and then its connection, unit, function and length are what tells its answer. A new connection does not help
+where a box forwards what comes late on its serial line to whoever is connected, under the newest id: `late_s` does.
 """
 
 from __future__ import annotations
@@ -18,8 +19,9 @@ from typing import Final, cast
 
 from drivers.modbus.protocol import tcp
 from drivers.modbus.protocol.framing import FrameError
+from drivers.modbus.protocol.late import Owed
 from drivers.modbus.protocol.pdu import Question
-from drivers.modbus.wire_master import Closed, Damaged, NoAnswer, Silent, Unreachable
+from drivers.modbus.wire_master import Closed, Damaged, NoAnswer, Owing, Silent, Unreachable
 from gateway.ports import Clock
 
 _STEP: Final = 0x9E37  # odd: all ids come in turn
@@ -155,7 +157,10 @@ class _Connection(asyncio.Protocol, asyncio.DatagramProtocol):
 
 
 class TcpMaster:
-    """Implements `Master` over TCP, TLS (`tls` given) or UDP. `in_flight` questions may be open at a time."""
+    """Implements `Master` over TCP, TLS (`tls` given) or UDP. `in_flight` questions may be open at a time.
+
+    `late_s`: after a question without an answer its function is not asked of its unit again for so long (0: at once).
+    """
 
     def __init__(
         self,
@@ -172,11 +177,13 @@ class TcpMaster:
         is_udp: bool = False,
         has_own_ids: bool = False,
         close_after_cycle: bool = False,
+        late_s: float = 0.0,
     ) -> None:
         self._host, self._port, self._timeout_s, self._clock = host, port, timeout_s, clock
         self._in_flight, self._connect_pause_s, self._gap_s = in_flight, connect_pause_s, gap_s
         self._tls, self._server_name, self._is_udp = tls, server_name, is_udp
         self._has_own_ids, self._close_after_cycle = has_own_ids, close_after_cycle
+        self._owed = Owed(late_s) if late_s else None
         self._asking = 0
         self._leaving: asyncio.TimerHandle | None = None
         self._slots = asyncio.Semaphore(in_flight)
@@ -216,6 +223,13 @@ class TcpMaster:
 
     async def _ask(self, unit: int, question: Question) -> bytes:
         async with self._slots:
+            if self._owed is not None:
+                wait_s = self._owed.wait_s(unit, question.function, self._clock.monotonic_s())
+                if wait_s > self._timeout_s:
+                    # Waiting that long would cost the other units more than a silent one may.
+                    raise Owing(f"not asked: an answer from before may come for another {wait_s:.3g} s")
+                if wait_s > 0:
+                    await self._clock.sleep(wait_s)
             connection = self._connection
             if connection is None or not connection.is_open:
                 connection = await self._connect()
@@ -230,6 +244,8 @@ class TcpMaster:
             finally:
                 if self._gap_s:
                     self._last_s = self._clock.monotonic_s()
+                if not has_answer and self._owed is not None:
+                    self._owed.missed(unit, question.function, self._clock.monotonic_s())
                 if not has_answer and (self._in_flight == 1 or connection.last_answer_s < asked_s):
                     connection.end(Closed("the connection was given up after a question without an answer"))
 

@@ -106,12 +106,16 @@ class LateServer(asyncio.Protocol):
     twice: its own, two times. unit: its own, from another unit. longer: its own, with a register too many.
     """
 
-    def __init__(self, rng, tally, quirks, late):
+    current = None  # the connection made last, of a box whose serial line outlives all of them
+
+    def __init__(self, rng, tally, quirks, late, outlives=False):
         self._rng, self._tally, self._quirks, self._late = rng, tally, quirks, late
+        self._outlives = outlives
         self._rest = b""
 
     def connection_made(self, transport):
         self._transport = transport
+        LateServer.current = self
 
     def connection_lost(self, exc):
         self._transport = None
@@ -131,6 +135,10 @@ class LateServer(asyncio.Protocol):
 
     def _answer(self, asked, quirk):
         transaction, unit, function, address, count = asked
+        if self._outlives and LateServer.current is not self:
+            if LateServer.current._transport is not None:
+                LateServer.current._answer(asked, quirk)
+            return
         if self._transport is None:
             return
         content = [signed(unit, function, address + n) for n in range(count)] + [0] * (quirk == "longer")
@@ -176,18 +184,20 @@ async def line_reads(framing, reads, seed, *, late_s=2.3 * TIMEOUT_S, **more):
     return tally
 
 
-def tcp_reads(in_flight, reads, seed, *, quirks, late=0.05):
-    """Modbus TCP; makes its own loop."""
+def tcp_reads(in_flight, reads, seed, *, quirks, late=0.05, outlives=False, late_s=0.0):
+    """Modbus TCP; makes its own loop. `outlives`: late answers go to the next connection."""
     rng, tally, clock = random.Random(seed), Tally(), LoopClock()
 
     async def run():
-        master = TcpMaster("device", 502, TIMEOUT_S, clock, in_flight=in_flight)
+        master = TcpMaster("device", 502, TIMEOUT_S, clock, in_flight=in_flight, late_s=late_s)
         async with asyncio.TaskGroup() as group:
             for place in range(in_flight):
                 group.create_task(ask(master, clock, reads, seed + place, tally, place, in_flight))
         master.close()
 
-    with asyncio.Runner(loop_factory=lambda: VirtualLoop(lambda: LateServer(rng, tally, quirks, late))) as runner:
+    with asyncio.Runner(
+        loop_factory=lambda: VirtualLoop(lambda: LateServer(rng, tally, quirks, late, outlives))
+    ) as runner:
         runner.run(run())
     return tally
 

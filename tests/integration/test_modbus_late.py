@@ -6,7 +6,7 @@
 import pytest
 
 from drivers.modbus.wire_line import LineMaster, LineTiming
-from tests.fakes.late_reads import QUIRKS, QUIRKS_OF_MANY, Tally, line_reads, tcp_reads
+from tests.fakes.late_reads import LATEST_S, QUIRKS, QUIRKS_OF_MANY, TIMEOUT_S, Tally, line_reads, tcp_reads
 from tests.fakes.late_reads import ask as ask_many
 from tests.fakes.modbus_line import FRAMERS, Units, VirtualLine, signed
 
@@ -49,3 +49,11 @@ def test_late_answers_over_tcp_whatever_their_transaction_ids(in_flight, quirks)
 def test_over_tcp_they_would_be_taken_with_the_newest_id_and_several_open():
     """The simulation is worth something: this is why such a device is asked one question at a time."""
     assert tcp_reads(16, 5000, seed=4, quirks=("newest",)).wrong > 0
+
+
+def test_late_answers_of_a_box_whose_serial_line_outlives_the_connection_need_late_ms():
+    """A new connection does not help where late answers come on it, under the newest id."""
+    assert tcp_reads(1, 5000, seed=4, quirks=("newest",), outlives=True).wrong > 0
+    tally = tcp_reads(1, 5000, seed=4, quirks=("newest",), outlives=True, late_s=LATEST_S - TIMEOUT_S)
+    assert tally.wrong == 0
+    assert tally.good > 5000 * 0.7
