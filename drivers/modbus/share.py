@@ -20,7 +20,8 @@ from gateway.errors import BusLost, FullError, RejectedError, TransientError
 from gateway.ports import Clock, RawLine, RawRequest, Tally
 
 _KNOWN = frozenset(int(function) for function in Function)
-_HARMLESS = frozenset({*READS, 7, 17, 43})  # exception status, server id, device identification: they change nothing
+_HARMLESS = frozenset({*READS, 7, 17})  # exception status, server id: they change nothing
+_IDENTIFICATION = b"\x2b\x0e"  # the other half of function 43 (13) writes to a CANopen device
 
 _Unit = Annotated[int, Field(ge=0, le=255)]
 
@@ -57,7 +58,7 @@ class SharedLine:
             return self._refuse(pdu[0], request)
         if self._share.units and unit not in self._share.units:
             return self._refuse(pdu[0], Code.NO_PATH)
-        if pdu[0] not in _HARMLESS and not self._share.writes:
+        if not (pdu[0] in _HARMLESS or pdu.startswith(_IDENTIFICATION)) and not self._share.writes:
             return self._refuse(pdu[0], Code.ILLEGAL_FUNCTION)
         try:
             return await self._line.raw(RawRequest(unit=str(unit), pdu=pdu)) or None

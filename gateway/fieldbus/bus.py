@@ -3,25 +3,24 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import math
 import random
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import islice
 from typing import Any, Final, overload
 
 from gateway.domain.entity import Json
 from gateway.domain.telemetry import Value
-from gateway.errors import BusLost, GatewayError, RejectedError, TransientError
+from gateway.errors import GatewayError, RejectedError, TransientError
 from gateway.fieldbus.channel import BusChannel
 from gateway.fieldbus.delivery import Delivery
-from gateway.fieldbus.gate import Gates
+from gateway.fieldbus.gate import Gates, Queue
 from gateway.fieldbus.inbox import Call, Command, Inbox
-from gateway.fieldbus.outage import Outage, Unit
+from gateway.fieldbus.outcomes import Outcomes
 from gateway.fieldbus.overview import Overview
 from gateway.fieldbus.plugins import BusEntry
-from gateway.fieldbus.records import LineUse, PollRecord, Records
+from gateway.fieldbus.records import LineUse, PollRecord
 from gateway.fieldbus.scheduler import PollScheduler
 from gateway.ports import (
     Clock,
@@ -34,7 +33,6 @@ from gateway.ports import (
     Query,
     RawLine,
     RawRequest,
-    Reading,
     Receipt,
     ToldBeforehand,
     TracesLine,
@@ -45,19 +43,12 @@ from gateway.ports import (
 )
 from gateway.supervise import Counters
 
-log = logging.getLogger(__name__)
-
 CALLS_IN_A_ROW: Final = 8
-"""Calls go before polls, but after so many of them a poll that is due has its turn."""
-
-CALL_SHARE: Final = 10
-"""A call to a silent unit is tried when so many timeouts have passed since the last try, and refused at once before."""
+"""Calls go before polls, but after so many of them a poll that is due has its turn. After a call that had no answer,
+and after a request of others, polls that are due have as much of the line's time as it took: half of it is theirs."""
 
 NOT_GOOD: Final = 10
 """So many points that are not good stand in the status; all of them can be asked for."""
-
-PROBE_AFTER_S: Final = 0.001
-"""A unit is tried again with another poll than the one that had no answer: it may be that one alone that is mute."""
 
 READS_IN_A_ROW: Final = 32
 """A driver that answers without waiting (from a buffer) leaves the others a turn of the loop after so many reads."""
@@ -81,25 +72,24 @@ class Bus:
         counters: Counters,
         rng: random.Random | None = None,
     ) -> None:
-        self._entry, self._inlet, self._clock, self._counters, self._rng = entry, inlet, clock, counters, rng
+        self._entry, self._inlet, self._clock, self._counters = entry, inlet, clock, counters
         self.name = entry.name
         self._driver: Driver | None = None
         self._scheduler: PollScheduler | None = None
         self._delivery = Delivery(counters)
-        self._units: dict[str, Unit] = {}
-        self._outage = Outage(f"bus {self.name}", rng)
+        self._outcomes = Outcomes(self.name, self._delivery, clock, counters, rng)
         self._inbox = Inbox(self.name, clock, self._wake_up)
         self._wakes: set[asyncio.Future[None]] = set()
         self._deciding = asyncio.Lock()
         self._calls_in_a_row = self._reads_in_a_row = 0
         self._in_flight = 1
         self._gates = Gates()
-        self._lost_s = -math.inf  # when the bus was found lost last
-        self._records = Records(self.name, ())
+        self._owed_s = 0.0  # of the line's time, to polls
+        self._others_after_s = -math.inf  # requests of others rest until then
         self._use = LineUse(clock.monotonic_s())
-        self._homes: dict[str, str | None] = {}  # device to its unit; None: it has several
         self._receipts: dict[Poll, list[Receipt]] = {}
-        self.overview = Overview(clock, lambda: self._driver, lambda: self._records, self._units, self._outage)
+        outcomes = self._outcomes
+        self.overview = Overview(clock, lambda: self._driver, lambda: outcomes.records, outcomes.units, outcomes.outage)
 
     async def serve(self) -> None:
         """Open the driver and own the bus until cancelled.
@@ -111,16 +101,12 @@ class Bus:
             polls = driver.polls()
             self._scheduler = PollScheduler(polls, self._clock.monotonic_s())
             unasked = driver.unasked() if isinstance(driver, ToldBeforehand) else ()
-            self._records = Records(self.name, polls, unasked)
+            self._outcomes.begin(self._scheduler, polls, unasked)
             self._use = LineUse(self._clock.monotonic_s())
-            for poll in polls:
-                unit = self._units.setdefault(poll.unit, Unit(self.name, poll.unit, self._rng))
-                self._learn(unit, {point.device for point in poll.points})
-            for name, point in unasked:
-                self._learn(self._units.setdefault(name, Unit(self.name, name, self._rng)), {point.device})
             self._driver = driver
             self._in_flight = driver.in_flight if isinstance(driver, Pipelined) else 1
-            self._deciding, self._gates, self._lost_s = asyncio.Lock(), Gates(), -math.inf
+            self._deciding, self._gates, self._owed_s = asyncio.Lock(), Gates(), 0.0
+            self._others_after_s = -math.inf
             try:
                 for device in driver.devices():
                     channel = BusChannel(device.name, self, self._inlet, self._clock, self._counters)
@@ -191,14 +177,14 @@ class Bus:
 
     def status(self) -> dict[str, Any]:
         """For a person and for metrics: name, kind, `connected`, units, late turns, points set aside."""
-        is_lost = self._outage.since_ms is not None
-        units = [unit.status(is_bus_lost=is_lost) for unit in self._units.values()]
+        lost = self._outcomes.outage
+        units = [unit.status(is_bus_lost=lost.since_ms is not None) for unit in self._outcomes.units.values()]
         return {
             "name": self.name,
             "kind": self._entry.plugin.kind,
             "connected": any(unit["ok"] for unit in units),
-            "lost_since_ms": self._outage.since_ms,
-            "last_error": self._outage.error,
+            "lost_since_ms": lost.since_ms,
+            "last_error": lost.error,
             "devices": [device.name for device in self._entry.devices] or list(self._delivery.channels),
             "units": units,
             "utilisation": self.utilisation,
@@ -264,10 +250,9 @@ class Bus:
                 continue
             await self._wait_durable(driver, turn.poll)
             if self._in_flight == 1:
-                await self._read(driver, scheduler, turn)
+                await self._read(driver, turn)
             else:
-                async with self._gates.passing(turn.poll.unit, alone=False):
-                    await self._read(driver, scheduler, turn)
+                await self._read_beside_others(driver, turn)
             scheduler.give_back(turn.poll)
             if self._in_flight > 1:
                 self._wake_up()  # who waits for the next turn does not know of this one's, nor of what it changed
@@ -277,52 +262,78 @@ class Bus:
                 await asyncio.sleep(0)
 
     async def _next(self, scheduler: PollScheduler) -> Call | PollRecord:
-        """Calls first, then the poll that is due."""
+        """Calls first, then the poll that is due; of both only what may enter its unit now."""
         while True:
-            wait_s = scheduler.wait_s(self._clock.monotonic_s())
-            if self._inbox and (wait_s > 0 or self._calls_in_a_row < CALLS_IN_A_ROW):
-                self._calls_in_a_row += 1
-                call = self._inbox.take()
+            shut = self._gates.shut
+            is_due = scheduler.wait_s(self._clock.monotonic_s(), shut) <= 0
+            if self._inbox and (not is_due or (self._calls_in_a_row < CALLS_IN_A_ROW and self._owed_s <= 0)):
+                call, shut = self._choose()
                 if call is not None:
+                    self._calls_in_a_row += 1
                     return call
-                continue
             self._calls_in_a_row = 0
+            wait_s = scheduler.wait_s(self._clock.monotonic_s(), shut)
             if wait_s > 0:
-                self._reads_in_a_row = 0
-                await self._rest(wait_s)
+                self._reads_in_a_row, self._owed_s = 0, 0.0
+                await self._rest(wait_s if self._rest_of_others_s <= 0 else min(wait_s, self._rest_of_others_s))
                 continue
-            poll = scheduler.take(self._clock.monotonic_s(), hold=True)
+            poll = scheduler.take(self._clock.monotonic_s(), hold=True, shut=shut)
             if poll is not None:
-                record = self._records.polls[poll]
+                record = self._outcomes.records.polls[poll]
                 record.begin(scheduler.late_s, scheduler.missed)
                 if scheduler.missed:
                     self._counters.add("fieldbus.turns_missed", scheduler.missed)
                 return record
 
+    def _choose(self) -> tuple[Call | None, Container[str | None]]:
+        """The first call whose unit is free, which has entered it then; and whom polls should leave alone."""
+        others_rest = self._rest_of_others_s > 0
+        if self._in_flight == 1:
+            return self._inbox.take(_is_ours if others_rest else None), ()
+        queue = Queue(self._gates)
+        call = self._inbox.take(
+            lambda call: (
+                not (others_rest and not _is_ours(call)) and queue.may_enter(self._home(call), alone=_is_alone(call))
+            )
+        )
+        if call is not None:
+            self._gates.enter(self._home(call), alone=_is_alone(call))
+        return call, queue.shut
+
+    @property
+    def _rest_of_others_s(self) -> float:
+        """After a request of others that had no answer the line is left to everybody else for as long as it took."""
+        return self._others_after_s - self._clock.monotonic_s()
+
+    def _home(self, call: Call) -> str | None:
+        command = call.command
+        return command.unit if isinstance(command, RawRequest) else self._outcomes.home(command.device)
+
     async def _answer(self, driver: Driver, call: Call) -> None:
         """A call: executed before its deadline, by somebody who waits for it, or not at all."""
-        command = call.command
-        home = command.unit if isinstance(command, RawRequest) else self._homes.get(command.device)
-        unit = None if home is None else self._units.get(home)
-        if unit is not None and (refusal := self._refusal(unit)) is not None:
-            call.future.set_exception(refusal)
-            return
-        if self._in_flight == 1:
-            await self._carry_out(driver, call, unit)
-            return
-        async with self._gates.passing(home, alone=not isinstance(command, Query)):
-            if self._inbox.is_in_time(call):
-                await self._carry_out(driver, call, unit)
+        home = self._home(call)
+        try:
+            if home is not None and (refusal := self._outcomes.why_not_now(home)) is not None:
+                call.future.set_exception(refusal)
+            else:
+                await self._carry_out(driver, call, home)
+        finally:
+            if self._in_flight > 1:
+                self._gates.leave(home)
+                self._wake_up()
 
-    async def _carry_out(self, driver: Driver, call: Call, unit: Unit | None) -> None:
+    async def _carry_out(self, driver: Driver, call: Call, unit: str | None) -> None:
         started_s = self._clock.monotonic_s()
+        is_of_others, is_silent = isinstance(call.command, RawRequest), False
         try:
             value = await self._execute(driver, call)
         except GatewayError as error:
             if not call.future.done():
                 call.future.set_exception(error)
-            if isinstance(error, TransientError) and not isinstance(error, BusLost) and unit and unit.outage.failures:
-                self._unit_failed(unit, error, started_s)
+            if isinstance(error, TransientError):
+                is_silent = True
+                if unit is not None:
+                    self._outcomes.not_called(unit, error, started_s)
         except BaseException:  # stopping, or a bug in the driver: the caller is told, the owner ends
             if not call.future.done():
                 call.future.set_exception(
@@ -332,11 +343,16 @@ class Bus:
         else:
             self._counters.add("fieldbus.calls")
             if unit is not None:
-                self._mark_good(unit)
+                self._outcomes.called(unit)
             if not call.future.done():
                 call.future.set_result(value)
         finally:
-            self._use.add(started_s, self._clock.monotonic_s())
+            now_s = self._clock.monotonic_s()
+            self._use.add(started_s, now_s)
+            if is_of_others or is_silent:
+                self._owed_s = now_s - started_s
+            if is_of_others and is_silent:
+                self._others_after_s = now_s + self._owed_s
 
     async def _execute(self, driver: Driver, call: Call) -> Value | Wrote | bytes:
         if isinstance(call.command, RawRequest):
@@ -349,138 +365,42 @@ class Bus:
             return await driver.write(call.command)
         return await driver.query(call.command)
 
-    def _refusal(self, unit: Unit) -> TransientError | None:
-        """Why a call to this unit is not worth a timeout of everybody else now."""
-        if unit.outage.failures < 2:
-            return None
-        wait_s = unit.tried_s + CALL_SHARE * unit.cost_s - self._clock.monotonic_s()
-        if wait_s <= 0:
-            return None
-        return TransientError(
-            f"{unit.outage.error}; it is silent, and a call is tried again in {max(1, round(wait_s))} s"
-        )
+    async def _read_beside_others(self, driver: Driver, record: PollRecord) -> None:
+        unit = record.poll.unit
+        while not self._gates.is_free(unit, alone=False):  # taken while this one waited for the disk
+            with self._waking() as wake:
+                await wake
+        self._gates.enter(unit, alone=False)
+        try:
+            await self._read(driver, record)
+        finally:
+            self._gates.leave(unit)
 
-    async def _read(self, driver: Driver, scheduler: PollScheduler, record: PollRecord) -> None:
+    async def _read(self, driver: Driver, record: PollRecord) -> None:
         poll = record.poll
-        unit = self._units[poll.unit]
-        unit.polls += 1
+        self._outcomes.units[poll.unit].polls += 1
         started_s = self._clock.monotonic_s()
         try:
             readings = await driver.read(poll)
-        except BusLost as error:
-            self._count_error(unit)
-            record.forget()
-            if started_s < self._lost_s:  # under way when the bus was found lost: the same loss
-                return
-            self._lost_s = self._clock.monotonic_s()
-            wait_s = self._outage.failed(error, self._clock.now_ms())
-            if error.again_s is not None:
-                wait_s = min(wait_s, error.again_s)
-            scheduler.suspend_all(self._clock.monotonic_s() + wait_s)
-            if self._outage.is_beginning:
-                self._delivery.fall_silent(self._delivery.channels)
-        except TransientError as error:
-            self._count_error(unit)
-            self._outage.answered(self._clock.now_ms())
-            now_s = self._clock.monotonic_s()
-            if record.failed(unit.answers):
-                wait_s = record.outage.failed(error, self._clock.now_ms(), now_s - started_s, self._count_silent())
-                scheduler.suspend_poll(poll, now_s + wait_s)
-            elif started_s >= unit.tried_s:  # else under way when another poll had no answer: the same silence
-                until_s = self._unit_failed(unit, error, started_s)
-                scheduler.suspend_poll(poll, until_s + PROBE_AFTER_S)  # the next try is another poll's
-        except RejectedError as error:
-            self._count_error(unit)
-            record.refused(error, self._clock.monotonic_s())
-            record.outage.answered(self._clock.now_ms())
-            self._mark_good(unit)
-            if str(error) != unit.last_refusal:
-                unit.last_refusal = str(error)
-                log.warning("%s", error)
+        except (TransientError, RejectedError) as error:
+            self._outcomes.not_read(record, error, started_s)
         else:
-            record.good(self._clock.monotonic_s())
-            record.outage.answered(self._clock.now_ms())
-            self._mark_good(unit)
-            if readings:
-                self._receipts[poll] = self._take(unit, readings, record)
+            if receipts := self._outcomes.read(record, readings):
+                self._receipts[poll] = receipts
         finally:
-            self._use.add(started_s, self._clock.monotonic_s())
-
-    def _unit_failed(self, unit: Unit, error: TransientError, started_s: float) -> float:
-        """Until when it is left alone."""
-        now_s = unit.tried_s = self._clock.monotonic_s()
-        unit.cost_s = now_s - started_s
-        wait_s = unit.outage.failed(error, self._clock.now_ms(), unit.cost_s, 1 + self._count_silent(but=unit))
-        if self._scheduler is not None:
-            self._scheduler.suspend(unit.unit, now_s + wait_s)
-        if unit.outage.is_beginning:
-            self._delivery.fall_silent(unit.devices)
-        return now_s + wait_s
-
-    def _count_silent(self, but: Unit | None = None) -> int:
-        units = sum(unit.outage.failures > 1 for unit in self._units.values() if unit is not but)
-        return units + sum(record.outage.failures > 1 for record in self._records.polls.values())
-
-    def _take(self, unit: Unit, readings: Sequence[Reading], record: PollRecord | None = None) -> list[Receipt]:
-        unit.last_good_ms = self._clock.now_ms()
-        devices = {reading.device for reading in readings}
-        if not devices <= unit.devices:
-            self._learn(unit, devices)
-        return self._delivery.take(unit.unit, record, readings, self._records, self._clock.monotonic_s())
-
-    def _learn(self, unit: Unit, devices: Iterable[str]) -> None:
-        for device in devices:
-            unit.devices.add(device)
-            if self._homes.setdefault(device, unit.unit) != unit.unit:
-                self._homes[device] = None
+            now_s = self._clock.monotonic_s()
+            self._use.add(started_s, now_s)
+            self._owed_s -= now_s - started_s
 
     # ── devices that speak unasked ──
 
     async def _listen(self, listener: Listener) -> None:
         async for heard in listener.listen():
-            if heard.bad_frames:
-                self._counters.add("fieldbus.bad_frames", heard.bad_frames)
-            if heard.lost_readings:
-                self._counters.add("fieldbus.readings_lost", heard.lost_readings)
-            unit = self._units.setdefault(heard.unit, Unit(self.name, heard.unit, self._rng))
-            if heard.error is not None:
-                self._count_error(unit)
-                now_ms = self._clock.now_ms()
-                if isinstance(heard.error, BusLost):
-                    self._outage.failed(heard.error, now_ms)
-                    silent: Collection[str] = self._delivery.channels
-                else:
-                    self._outage.answered(now_ms)
-                    unit.outage.failed(heard.error, now_ms)
-                    silent = unit.devices
-                self._delivery.fall_silent(silent)
-                self._records.forget(silent)
-                continue
-            if heard.readings:
-                self._mark_good(unit)
-                unit.polls += 1
-                receipts = self._take(unit, heard.readings)
-                if receipts:
-                    await asyncio.wait(receipts)
+            if receipts := self._outcomes.heard(heard):
+                await asyncio.wait(receipts)
                 self._delivery.settle(receipts)
-                if self._inlet.is_congested:
-                    await self._inlet.wait_uncongested()
-
-    def _mark_good(self, unit: Unit) -> None:
-        now_ms = self._clock.now_ms()
-        if self._outage.since_ms is not None:
-            self._outage.answered(now_ms)
-            if self._scheduler is not None:
-                self._scheduler.resume_all(self._clock.monotonic_s())
-        unit.answers += 1
-        if unit.outage.failures:
-            unit.outage.answered(now_ms)
-            if self._scheduler is not None:
-                self._scheduler.resume(unit.unit, self._clock.monotonic_s())
-
-    def _count_error(self, unit: Unit) -> None:
-        unit.errors += 1
-        self._counters.add("fieldbus.errors")
+            if heard.readings and self._inlet.is_congested:
+                await self._inlet.wait_uncongested()
 
     # ── waiting, with the inbox in sight ──
 
@@ -516,9 +436,10 @@ class Bus:
         receipts = self._receipts.pop(poll, [])
         while (waiting := [receipt for receipt in receipts if not receipt.done()]) or self._inlet.is_congested:
             if self._inbox:
-                if (call := self._inbox.take()) is not None:
+                call, _ = self._choose()
+                if call is not None:
                     await self._answer(driver, call)
-                continue
+                    continue
             with self._waking() as wake:
                 if waiting:
                     await asyncio.wait([*waiting, wake], return_when=asyncio.FIRST_COMPLETED)
@@ -537,6 +458,14 @@ class Bus:
         for receipts in self._receipts.values():
             self._delivery.settle(receipts)
         self._receipts.clear()
+
+
+def _is_ours(call: Call) -> bool:
+    return not isinstance(call.command, RawRequest)
+
+
+def _is_alone(call: Call) -> bool:
+    return not isinstance(call.command, Query)
 
 
 async def _write_together(driver: Driver, command: WriteTogether) -> Wrote:

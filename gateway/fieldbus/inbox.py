@@ -64,13 +64,22 @@ class Inbox:
         self._wake()
         return call.future
 
-    def take(self) -> Call | None:
-        """The next call that still has time and somebody who waits for it."""
-        while self._calls:
+    def take(self, may_go: Callable[[Call], bool] | None = None) -> Call | None:
+        """The next call that still has time and somebody who waits for it; `may_go` is asked in the order of arrival,
+        and those that it holds back keep their place.
+        """
+        kept: list[Call] = []
+        taken = None
+        while self._calls and taken is None:
             call = self._calls.popleft()
-            if self.is_in_time(call):
-                return call
-        return None
+            if not self.is_in_time(call):
+                continue
+            if may_go is None or may_go(call):
+                taken = call
+            else:
+                kept.append(call)
+        self._calls.extendleft(reversed(kept))
+        return taken
 
     def is_in_time(self, call: Call) -> bool:
         """Somebody waits for it, and still has time; else it has been answered."""

@@ -21,6 +21,9 @@ SHARE_EACH: Final = 25
 
 PROBE_LONGEST_S: Final = 600.0
 
+CALL_SHARE: Final = 10
+"""A call to a silent unit is tried when so many timeouts have passed since the last try, and refused at once before."""
+
 
 def probe_wait_s(cost_s: float, failures: int, silent: int) -> float:
     """How long something silent has to wait for the sake of the others: not at all after one lost answer, 8 timeouts
@@ -80,6 +83,28 @@ class Outage:
         self._backoff.reset()
 
 
+class Silence:
+    """Of a unit, as those see it who want to call it."""
+
+    def __init__(self) -> None:
+        self.failures = 0  # in a row
+        self.text = ""
+        self.tried_s = 0.0  # when the last try was over that failed; monotonic
+        self.cost_s = 0.0  # what it took
+
+    def failed(self, text: str, now_s: float, cost_s: float) -> None:
+        """No answer."""
+        self.failures += 1
+        self.text, self.tried_s, self.cost_s = text, now_s, cost_s
+
+    def why_not_now(self, now_s: float) -> TransientError | None:
+        """Why a call is not worth a timeout of everybody else now."""
+        wait_s = self.tried_s + CALL_SHARE * self.cost_s - now_s
+        if self.failures < 2 or wait_s <= 0:
+            return None
+        return TransientError(f"{self.text}; it is silent, and a call is tried again in {max(1, round(wait_s))} s")
+
+
 class Unit:
     """What is known of one unit of a bus."""
 
@@ -87,8 +112,7 @@ class Unit:
         self.unit = unit
         self.outage = Outage(f"{bus}: unit {unit}", rng)
         self.polls = self.errors = self.answers = 0
-        self.cost_s = 0.0  # of the last try that failed
-        self.tried_s = 0.0  # when that was over; monotonic
+        self.silence = Silence()
         self.last_good_ms: int | None = None
         self.last_refusal: str | None = None
         self.devices: set[str] = set()  # whose values its polls have brought

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import heapq
 import math
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Container, Iterable
 from typing import Final
 
 from gateway.ports import Poll
@@ -78,22 +78,30 @@ class PollScheduler:
         self.missed = 0
         """Turns that the poll forgot that was taken last."""
 
-    def wait_s(self, now_s: float) -> float:
-        """Seconds until a poll is due: 0 when one is late, infinity when there is none."""
+    def wait_s(self, now_s: float, shut: Container[str | None] = ()) -> float:
+        """Seconds until a poll is due: 0 when one is late, infinity when there is none. Those of `shut` units do not
+        count while they are late.
+        """
         self._promote(now_s)
-        if self._ready:
+        if self._ready and (not shut or any(turn.poll.unit not in shut for *_, turn in self._ready)):
             return 0.0
         return self._waiting[0][0] - now_s if self._waiting else math.inf
 
-    def take(self, now_s: float, *, hold: bool = False) -> Poll | None:
+    def take(self, now_s: float, *, hold: bool = False, shut: Container[str | None] = ()) -> Poll | None:
         """The poll that is due, its next turn already planned; None when it is too early.
 
-        `hold`: it does not come again, however late it gets, before `give_back`.
+        `hold`: it does not come again, however late it gets, before `give_back`. `shut`: units whose polls wait.
         """
         self._promote(now_s)
+        put_off = []
+        while shut and self._ready and self._ready[0][3].poll.unit in shut:
+            put_off.append(heapq.heappop(self._ready))
         if not self._ready:
+            self._ready = put_off  # in the order of a heap
             return None
         _, rank, due_s, turn = heapq.heappop(self._ready)
+        for item in put_off:
+            heapq.heappush(self._ready, item)
         self.late_s = max(0.0, now_s - max(due_s, self._until_s(turn)))
         self.missed = int(self.late_s / turn.every_s)
         self.merged += self.missed

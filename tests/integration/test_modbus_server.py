@@ -249,6 +249,8 @@ class Plant:
         self.delay_s, self.asked, self.connections = delay_s, [], 0
         self.awake = asyncio.Event()
         self.awake.set()
+        self.silent = {9}
+        self.held = 0
 
     async def enter(self, reader, writer):
         self.connections += 1
@@ -258,8 +260,10 @@ class Plant:
                 for number, unit, pdu in framer.feed(data):
                     self.asked.append(pdu)
                     await asyncio.sleep(self.delay_s)
+                    self.held += 1
                     await self.awake.wait()
-                    if unit != 9:
+                    self.held -= 1
+                    if unit not in self.silent:
                         request = parse(pdu)
                         writer.write(tcp.encode(number, unit, answer(request, [7] * request.count)))
         writer.transport.abort()
@@ -305,6 +309,7 @@ async def shared(timeout_s=0.3, **share):
             task.cancel()
         await asyncio.wait(tasks)
         listening.close()
+        plant.awake.set()
         await asyncio.gather(*peers)
 
 
@@ -312,10 +317,12 @@ async def ask(port, text, unit=1):
     """PDU of the answer, as hexadecimal text."""
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     writer.write(tcp.encode(3, unit, bytes.fromhex(text)))
-    async with asyncio.timeout(5):
-        head = await reader.readexactly(7)
-        body = await reader.readexactly(struct.unpack(">H", head[4:6])[0] - 1)
-    writer.transport.abort()
+    try:
+        async with asyncio.timeout(15):
+            head = await reader.readexactly(7)
+            body = await reader.readexactly(struct.unpack(">H", head[4:6])[0] - 1)
+    finally:
+        writer.transport.abort()
     return body.hex(" ")
 
 
@@ -336,15 +343,15 @@ async def test_writes_of_others_are_off_unless_allowed():
         assert await ask(port, "06 00 05 00 02") == "86 01"
         assert await ask(port, "17 00 00 00 01 00 00 00 01 02 00 09") == "97 01"
         assert await ask(port, "55 00") == "d5 01"  # who knows what it does
-        assert not any(pdu[0] in (6, 0x17, 0x55) for pdu in plant.asked)
+        assert await ask(port, "2b 0d 01 23 10 00 00 01") == "ab 01"  # CANopen, may write
+        assert not any(pdu[0] in (6, 0x17, 0x2B, 0x55) for pdu in plant.asked)
 
 
 async def test_a_full_inbox_and_a_lost_line_have_exceptions_of_their_own():
     async with shared(timeout_s=5.0) as (plant, listening, owner, _, port):
         plant.awake.clear()
-        plant.asked.clear()
         waiting = [owner.submit(Query(device="A", key="t"))]
-        await until(lambda: is_there(plant.asked), 5, "nothing is asked")
+        await until(lambda: is_there(plant.held), 5, "nothing is asked")  # a poll that was under way, or this
         while owner.calls_waiting < MAX_CALLS:
             waiting.append(owner.submit(Query(device="A", key="t")))
         assert await ask(port, "03 00 05 00 01") == "83 06"
@@ -379,6 +386,42 @@ async def test_a_master_that_floods_leaves_the_polls_and_other_masters_their_tur
         for task in flood:
             task.cancel()
         await asyncio.wait(flood)
+
+
+async def test_a_master_that_asks_for_units_that_do_not_exist_leaves_half_of_the_line_to_the_polls():
+    async with shared() as (plant, _, owner, _, port):
+        plant.silent = set(range(2, 256))
+        asking = [asyncio.create_task(search(port, range(2 + part, 256, 8))) for part in range(8)]
+        await asyncio.sleep(0.5)
+        plant.asked.clear()
+        began_s = asyncio.get_running_loop().time()
+        await asyncio.sleep(2.0)
+        assert await owner.submit(Query(device="A", key="t")) == 7, "and calls of our own go before"
+        took_s = asyncio.get_running_loop().time() - began_s
+        polls = sum(pdu[1:3] == b"\x00\x64" for pdu in plant.asked)
+        assert polls >= 0.3 * took_s / 0.02, (polls, took_s)
+        for task in asking:
+            task.cancel()
+        await asyncio.wait(asking)
+
+
+async def test_a_unit_that_no_poll_asks_and_that_is_silent_is_not_worth_a_timeout_each_time():
+    async with shared() as (plant, _, _, _, port):
+        plant.silent = {5}
+        for _ in range(6):
+            assert await ask(port, "03 00 05 00 01", unit=5) == "83 0b"
+        assert sum(pdu[1:3] == b"\x00\x05" for pdu in plant.asked) == 2
+        plant.silent.clear()
+        await until(lambda: is_back(port), 5, "it is tried again")
+
+
+async def is_back(port):
+    return await ask(port, "03 00 05 00 01", unit=5) == "03 02 00 07"
+
+
+async def search(port, units):
+    for unit in units:
+        await ask(port, "03 00 05 00 01", unit=unit)
 
 
 async def pour(reader, writer):

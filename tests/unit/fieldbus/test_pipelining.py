@@ -1,11 +1,7 @@
 """A line that carries several questions at a time: different polls side by side, and nothing beside a write."""
 
-import asyncio
-
-import pytest
-
 from gateway.errors import BusLost, TransientError
-from gateway.fieldbus.gate import Gate, Gates
+from gateway.fieldbus.gate import Gates, Queue
 from gateway.ports import Poll
 from tests.fakes.driver import FakeBus
 from tests.unit.fieldbus.test_bus import Scene
@@ -21,6 +17,7 @@ class WideBus(FakeBus):
         self.open: list[tuple[str, str]] = []
         self.most = 0
         self.together: set[frozenset[str]] = set()
+        self.broken_write: TransientError | None = None  # after 2 s
 
     async def _during(self, what, unit, work):
         assert (what, unit) not in self.open, "one poll twice at a time"
@@ -37,7 +34,13 @@ class WideBus(FakeBus):
         return await self._during(f"read {poll.key}", poll.unit, super().read(poll))
 
     async def write(self, command):
-        return await self._during(f"write {command.value}", command.device, super().write(command))
+        work = super().write(command) if self.broken_write is None else self._fail(command, self.broken_write)
+        return await self._during(f"write {command.value}", command.device, work)
+
+    async def _fail(self, command, error):
+        self.writes.append(command)
+        await self._clock.sleep(2.0)
+        raise error
 
     async def query(self, query):
         return await self._during(f"query {id(query)}", query.device, super().query(query))
@@ -158,35 +161,65 @@ async def test_calls_are_answered_when_every_poll_waits_for_the_disk():
         assert len(scene.bus.reads) > 6
 
 
-async def test_a_gate_lets_in_by_arrival_and_forgets_who_gave_up():
-    gate, order = Gate(), []
-
-    async def visit(name, alone, leave):
-        async with gate.passing(alone=alone):
-            order.append(name)
-            await leave.wait()
-
-    leaves = {name: asyncio.Event() for name in "rwsx"}
-    tasks = {name: asyncio.create_task(visit(name, name == "w", leaves[name])) for name in "rwsx"}
-    await asyncio.sleep(0.001)
-    assert order == ["r"]
-    tasks["w"].cancel()
-    await asyncio.wait([tasks["w"]])
-    await asyncio.sleep(0)
-    await asyncio.sleep(0)
-    assert order == ["r", "s", "x"]
-    for leave in leaves.values():
-        leave.set()
-    await asyncio.wait(tasks.values())
-    async with asyncio.timeout(1), gate.passing(alone=True):
-        pass
+async def test_calls_to_one_unit_that_is_slow_leave_the_others_their_turns():
+    """Each of them would have taken a place on the line, to wait there."""
+    scene = wide("A", "B", polls=2)
+    async with scene.running():
+        scene.bus.broken_write = TransientError("line: unit A: no answer")
+        calls = [scene.call("t", n, in_s=100.0) for n in range(10)]
+        scene.bus.delay_s = 0.0
+        before = len(scene.bus.reads)
+        await scene.clock.advance(4.5)
+        assert sum(call.done() for call in calls) <= 3
+        read = scene.bus.reads[before:]
+        assert min(read.count("B0"), read.count("B1")) >= 4, read
+        assert read.count("A0") <= 4
+        await scene.clock.advance(30.0)
+        assert all(call.done() for call in calls)
+        assert {"write"} in scene.bus.together
+        assert all(kinds == {"write"} for kinds in scene.bus.together if "write" in kinds)
 
 
-async def test_a_device_of_several_units_has_all_of_them_for_its_write():
+async def test_a_call_that_waits_behind_a_slow_one_is_answered_at_its_deadline():
+    scene = wide("A", polls=1)
+    async with scene.running():
+        scene.bus.broken_write = TransientError("line: unit A: no answer")
+        scene.call("t", 1, in_s=100.0)
+        late = scene.call("t", 2, in_s=1.0)
+        await scene.clock.advance(1.5)
+        assert late.done()
+        await scene.clock.advance(10.0)
+        assert [write.value for write in scene.bus.writes] == [1]
+
+
+def test_a_write_waits_for_those_inside_and_nobody_enters_before_it():
     gates = Gates()
-    async with gates.passing("1", alone=False), gates.passing("2", alone=False):
-        with pytest.raises(TimeoutError):
-            async with asyncio.timeout(0.01), gates.passing(None, alone=True):
-                pass
-    async with asyncio.timeout(1), gates.passing(None, alone=True):
-        pass
+    gates.enter("1", alone=False)
+    assert gates.is_free("1", alone=False)
+    assert not gates.is_free("1", alone=True)
+    queue = Queue(gates)
+    assert not queue.may_enter("1", alone=True)
+    assert not queue.may_enter("1", alone=False), "it came later"
+    assert queue.may_enter("2", alone=True)
+    assert "1" in queue.shut
+    assert "2" not in queue.shut
+    gates.leave("1")
+    gates.enter("1", alone=True)
+    assert "1" in gates.shut
+    assert not gates.is_free("1", alone=False)
+
+
+def test_a_device_of_several_units_has_all_of_them_for_its_write():
+    gates = Gates()
+    gates.enter("1", alone=False)
+    assert not gates.is_free(None, alone=True)
+    queue = Queue(gates)
+    assert not queue.may_enter(None, alone=True)
+    assert not queue.may_enter("2", alone=False)
+    assert "2" in queue.shut
+    gates.leave("1")
+    gates.enter(None, alone=True)
+    assert "2" in gates.shut
+    assert not gates.is_free("2", alone=False)
+    gates.leave(None)
+    assert gates.is_free("2", alone=True)
