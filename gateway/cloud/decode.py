@@ -298,6 +298,7 @@ _READERS: Final[tuple[tuple[str, Callable[[Any], Command | None]], ...]] = (
     ),
     ("tenantUpdateMsg", _entity("TENANT", has_id=False)),
     ("resourceUpdateMsg", _entity("TB_RESOURCE")),
-    *((name, _ignored(name)) for name in ("calculatedFieldUpdateMsg", "aiModelUpdateMsg", "apiKeyUpdateMsg")),
+    ("calculatedFieldUpdateMsg", _entity("CALCULATED_FIELD")),
+    *((name, _ignored(name)) for name in ("aiModelUpdateMsg", "apiKeyUpdateMsg")),
 )
 """Field and reader, in the order in which ThingsBoard Edge applies the fields of one message."""

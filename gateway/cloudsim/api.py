@@ -93,6 +93,7 @@ def make_app(sim: CloudSim) -> Starlette:
             Route("/api/ota/{id}", wrap(api.delete_package), methods=["DELETE"]),
             Route("/api/alarms", wrap(api.alarms), methods=["GET"]),
             Route("/api/rule-chains", wrap(api.rule_chain), methods=["POST"]),
+            Route("/api/calculated-fields", wrap(api.calculated_field), methods=["POST"]),
             Route("/api/edge", wrap(api.edge), methods=["POST"]),
             Route("/api/end-session", wrap(api.end_session), methods=["POST"]),
             Route("/api/offline", wrap(api.offline), methods=["POST"]),
@@ -231,6 +232,9 @@ class _Api:
     async def rule_chain(self, request: Request) -> Response:
         is_root = request.query_params.get("root", "true").lower() in ("true", "1", "yes")
         return _json({"id": str(await self._sim.push_rule_chain(await _body(request), is_root=is_root))}, 201)
+
+    async def calculated_field(self, request: Request) -> Response:
+        return _json({"id": str(await self._sim.push_calculated_field(await _body(request)))}, 201)
 
     async def edge(self, request: Request) -> Response:
         body = await _body(request)

@@ -409,6 +409,27 @@ class Cloud:
         self.push(EdgeEvent("RULE_CHAIN", "ADDED" if known is None else "UPDATED", id_))
         return id_
 
+    async def push_calculated_field(self, given: JsonObject) -> UUID:
+        """A calculated field down to the edge: `name`, `type`, `configuration`, and `device` or `profile` by name. One
+        of the same name is the next version of that.
+
+        Raises:
+            RejectedError: A key is missing or unknown, or there is no such device or profile.
+        """
+        if given.keys() - {"device", "profile"} != {"name", "type", "configuration"} or len(given) != 4:
+            raise RejectedError("a calculated field has name, type, configuration, and device or profile")
+        if "device" in given:
+            owner = self.world.device_named(str(given["device"]))
+        else:
+            owner = self.world.profile_named("DEVICE_PROFILE", str(given["profile"]), self.now_ms())
+        known = self.world.named("CALCULATED_FIELD", str(given["name"]))
+        id_ = time_uuid() if known is None else known.id
+        keys = {key: given[key] for key in ("name", "type", "configuration")} | {"entityId": owner.json["id"]}
+        json = entities.other("CALCULATED_FIELD", id_, self.now_ms(), self.world.tenant_id, **keys)
+        self.world.add("CALCULATED_FIELD", id_, json)
+        self.push(EdgeEvent("CALCULATED_FIELD", "ADDED" if known is None else "UPDATED", id_))
+        return id_
+
     # ── looking ──
 
     def reset_counters(self) -> None:

@@ -319,6 +319,14 @@ def other(type_: str, id_: UUID, created_ms: int, tenant_id: UUID | None, **keys
     return _base(type_, id_, created_ms, tenant_id) | keys
 
 
+def mean_of(owner: JsonObject) -> JsonObject:
+    """A calculated field: the mean of two keys."""
+    arguments = {name: {"refEntityKey": {"key": name, "type": "TS_LATEST"}} for name in ("low", "high")}
+    output = {"type": "TIME_SERIES", "name": "mean", "decimalsByDefault": 2}
+    configuration = {"type": "SIMPLE", "arguments": arguments, "expression": "(low + high) / 2", "output": output}
+    return {"name": "Mean", "type": "SIMPLE", "entityId": owner, "configuration": configuration}
+
+
 def alarm(id_: UUID, created_ms: int, tenant_id: UUID, originator: JsonObject, type_: str) -> JsonObject:
     """ALARM, active and not acknowledged."""
     return _base("ALARM", id_, created_ms, tenant_id) | {

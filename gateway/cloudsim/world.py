@@ -151,7 +151,7 @@ class World:
         )
         add("TB_RESOURCE", title="Demo picture", resourceType="IMAGE", fileName="demo.png", resourceKey="demo.png")
         add("ENTITY_VIEW", name="Hall view", type="default", entityId=hall, customerId=entities.no_customer())
-        add("CALCULATED_FIELD", name="Mean", type="SIMPLE", entityId=hall, configuration={"type": "SIMPLE"})
+        add("CALCULATED_FIELD", **entities.mean_of(hall))
         add("AI_MODEL", name="Demo model", configuration={"provider": "OPENAI", "modelId": "demo"})
         add("API_KEY", description="Demo key", userId=entities.reference("USER", admin_id), value=entities.API_KEY)
 

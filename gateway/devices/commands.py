@@ -319,7 +319,8 @@ class Commands:
     async def delete_profile(self, profile_id: UUID) -> None:
         """Unknown id is no error."""
         if self._state.profile(profile_id) is not None:
-            await self._pipeline.commit([DeleteProfile(profile_id)])
+            left = self._state.belongings(EntityId("DEVICE_PROFILE", profile_id))
+            await self._pipeline.commit([DeleteProfile(profile_id), *(DeleteEntity(*place) for place in left)])
 
     async def update_attributes(
         self, entity: EntityId, scope: str, values: Mapping[str, Value], ts_ms: int | None

@@ -44,7 +44,7 @@ STATEFUL: Final = frozenset(
 """The changes that `State.apply` acts on."""
 
 IN_MEMORY_ENTITIES: Final = frozenset(
-    {"ALARM", "ASSET", "ASSET_PROFILE", "CUSTOMER", "OTA_PACKAGE", "RELATION", "TENANT"}
+    {"ALARM", "ASSET", "ASSET_PROFILE", "CALCULATED_FIELD", "CUSTOMER", "OTA_PACKAGE", "RELATION", "TENANT"}
 )
 """Kinds of opaque entities that rules may ask for; the others are only in the store. Who writes them keeps
 their number bounded (`gateway.downlink.keeping`)."""
@@ -165,7 +165,7 @@ class State:
         return None if key is None else (key, self._entities["ALARM"][key])
 
     def belongings(self, entity: EntityId) -> Sequence[tuple[str, str]]:
-        """Relations and alarms that go when this entity goes."""
+        """Relations, alarms and calculated fields that go when this entity goes."""
         return list(self._belongings.get((entity.type, str(entity.id)), ()))
 
     def documents_bytes(self) -> int:
@@ -301,11 +301,14 @@ def _held_bytes(key: str, held: Attribute | None) -> int:
     return 0 if held is None else attribute_bytes(key, held.value)
 
 
+_ENDS: Final = {"ALARM": ("originator",), "RELATION": ("from", "to"), "CALCULATED_FIELD": ("entityId",)}
+
+
 def _ends(type_: str, json: Json | None) -> Iterator[tuple[str, str]]:
-    """Whom an alarm or a relation is about: type and id."""
-    if not isinstance(json, dict) or type_ not in ("ALARM", "RELATION"):
+    """Whom an alarm, a relation or a calculated field is about: type and id."""
+    if not isinstance(json, dict):
         return
-    for name in ("originator",) if type_ == "ALARM" else ("from", "to"):
+    for name in _ENDS.get(type_, ()):
         end = json.get(name)
         if isinstance(end, dict):
             yield str(end.get("entityType")), str(end.get("id")).lower()

@@ -19,9 +19,10 @@ from gateway.ports import AlarmBook, StateReader
 
 MOST: Final[Mapping[str, int]] = {
     "ALARM": MAX_ALARMS, "ASSET": 20_000, "ASSET_PROFILE": 1_000, "CUSTOMER": 10_000, "RELATION": 50_000,
+    "CALCULATED_FIELD": 2_000,
 }  # fmt: skip
 """So many of a kind are kept in memory; one more is acknowledged and not kept (alarms: the oldest goes)."""
-PLAIN: Final = frozenset({"ASSET", "ASSET_PROFILE", "TENANT", "TENANT_PROFILE"})
+PLAIN: Final = frozenset({"ASSET", "ASSET_PROFILE", "CALCULATED_FIELD", "TENANT", "TENANT_PROFILE"})
 NAMES_ONLY: Final = frozenset({"WIDGETS_BUNDLE", "WIDGET_TYPE"})
 LARGEST_DOCUMENT: Final = 4 << 20
 ALL_DOCUMENTS: Final = 256 << 20

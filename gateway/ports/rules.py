@@ -180,7 +180,7 @@ class StateReader(Protocol):
         ...
 
     def belongings(self, entity: EntityId) -> Sequence[tuple[str, str]]:
-        """Type and key of the relations and alarms that go when this entity goes."""
+        """Type and key of the relations, alarms and calculated fields that go when this entity goes."""
         ...
 
     def documents_bytes(self) -> int:

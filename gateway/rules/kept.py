@@ -116,7 +116,9 @@ class Keeping:
 
 def frozen(msg: Message) -> dict[str, Json]:
     """A message as JSON."""
+    led_by: dict[str, Json] = {"fields": [str(field) for field in msg.fields]} if msg.fields else {}
     return {
+        **led_by,
         "type": msg.type,
         "originator": [msg.originator.type, str(msg.originator.id)],
         "data": msg.data,
@@ -134,4 +136,5 @@ def thawed(json: Json) -> Message:
         data=json["data"],
         metadata=json["metadata"],
         ts_ms=json["ts"],
+        fields=tuple(UUID(field) for field in json.get("fields", ())),
     )
