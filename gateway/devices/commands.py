@@ -352,7 +352,7 @@ class Commands:
         first: list[Change] = [SaveAttributes(entity, scope, written_ms, fresh)]
         if scope == AttributeScope.SHARED_SCOPE:
             first += self._inlet.owe(entity, list(fresh))
-        receipt = self._pipeline.run([message], first=first)
+        receipt = self._pipeline.run([message], first=first, overtakes=True)
         self._inlet.questions.written_by_cloud(entity, scope, fresh)
         await receipt
         if scope == AttributeScope.SHARED_SCOPE:
@@ -419,7 +419,7 @@ class Commands:
             await self._keep_newer(message)
             return
         message.metadata.update(names, source="cloud")
-        await self._pipeline.run([message], first)
+        await self._pipeline.run([message], first, overtakes=True)
 
     async def _keep_newer(self, message: Message) -> None:
         held: Mapping[str, tuple[int, Value]] = {}

@@ -3,7 +3,7 @@
 One message waits as a whole: what its rules decide later belongs to the same unit of work as what they decided at
 once, and the receipt comes after all of it. So nothing is lost when the gateway dies meanwhile: the sender has no
 receipt and says it again. What the same originator says in the meantime waits behind it, because order within an
-entity is a promise. Others pass.
+entity is a promise. Others pass, and so does what the cloud wants of the originator.
 """
 
 from __future__ import annotations

@@ -57,14 +57,18 @@ class Pipeline:
         """Scope and key of the attributes of these entities that are written from here on, and what was held before;
         see `questions`."""
 
-    def run(self, messages: Iterable[Message], first: Sequence[Change] = ()) -> Receipt:
-        """Walk the messages through the rules; `first` becomes durable in front of what they cause."""
+    def run(self, messages: Iterable[Message], first: Sequence[Change] = (), *, overtakes: bool = False) -> Receipt:
+        """Walk the messages through the rules; `first` becomes durable in front of what they cause.
+
+        `overtakes`: what the cloud wants of a device does not wait for what the rules still ask about its data, else
+        the cloud would wait for the acknowledgement, and so would all that it has to say to others.
+        """
         changes: list[Change] = list(first)
         later: Outcome | None = None
-        if self.held.last:
+        if self.held.last and not overtakes:
             messages = list(messages)
             if behind := self.held.behind(message.originator for message in messages):
-                return self._hold(changes, None, messages, behind)
+                return self._hold(changes, None, messages, behind, _originators(messages))
         process = self.intake
         rest = iter(messages)
         for message in rest:
@@ -73,14 +77,16 @@ class Pipeline:
             if outcome.has_more:
                 later = self._gather(outcome, changes, later)
                 if later.waits:
-                    return self._hold(changes, later, [*rest], (), message.originator)
+                    left = [*rest]
+                    names = () if overtakes else (message.originator, *_originators(left))
+                    return self._hold(changes, later, left, (), names)
         return self._submit(changes, later)
 
     def resume(self, outcome: Outcome, first: Sequence[Change] = ()) -> Receipt:
         """Go on with what a node returned later (the reply to an RPC)."""
         changes: list[Change] = [*first, *outcome.changes]
         later = self._gather(outcome, changes, None)
-        return self._hold(changes, later, (), ()) if later.waits else self._submit(changes, later)
+        return self._hold(changes, later, (), (), ()) if later.waits else self._submit(changes, later)
 
     def commit(self, changes: Sequence[Change]) -> Receipt:
         """Changes that no rule has a say in."""
@@ -96,13 +102,12 @@ class Pipeline:
         later: Outcome | None,
         rest: Sequence[Message],
         behind: Sequence[Receipt],
-        *originators: EntityId,
+        originators: Iterable[EntityId],
     ) -> Receipt:
-        """A unit of work whose rules have to wait; see `held`."""
+        """A unit of work whose rules have to wait, and behind it what these say; see `held`."""
         receipt: Receipt = asyncio.get_running_loop().create_future()
         self._counters.add("rules.waits")
-        names = (*originators, *(message.originator for message in rest))
-        self.held.hold(names, receipt, self._carry(changes, later, rest, behind, receipt))
+        self.held.hold(originators, receipt, self._carry(changes, later, rest, behind, receipt))
         return receipt
 
     async def _carry(
@@ -198,6 +203,10 @@ class Pipeline:
             self.on_call(call)
         for reply in later.replies:
             self.on_reply(reply)
+
+
+def _originators(messages: Iterable[Message]) -> tuple[EntityId, ...]:
+    return tuple(message.originator for message in messages)
 
 
 def _nobody(_: object) -> None:

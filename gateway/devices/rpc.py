@@ -201,7 +201,7 @@ class RpcDesk:
         if request.request_uuid is not None:
             self._progress[request.request_uuid] = progress
         state = RpcState.TIMEOUT if progress.was_sent else RpcState.QUEUED
-        receipt = self._pipeline.run([message], first=self._state_change(request, state))
+        receipt = self._pipeline.run([message], first=self._state_change(request, state), overtakes=True)
         receipt.add_done_callback(lambda done: self._check_routed(done, request))
         return receipt
 

@@ -216,6 +216,14 @@ async def test_scripts_without_end_and_a_server_that_hangs_hold_up_nobody_else(t
             assert taken[-1] < 10 * LIMIT_S, taken[-5:]
             assert all(client.acknowledged > 10 for client in rough), "what fails is acknowledged, as in ThingsBoard"
             assert (server.asked, asking.acknowledged) == (1, 0), "the answer comes before the receipt, and in order"
+            for name in ("rest", "plain"):
+                await cloud.call("POST", f"/api/devices/{name}/attributes/SHARED_SCOPE", {"limit": 1})
+
+            async def has_told():
+                return (await cloud.state())["queued_downlinks"] == 0
+
+            await until(has_told, 5, "what the cloud wants waits for the server")
+            assert asking.acknowledged == 0
             server.go.set()
 
             async def are_answered():

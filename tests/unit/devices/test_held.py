@@ -91,6 +91,20 @@ async def test_two_that_wait_are_answered_in_order_though_the_second_knows_first
     assert stored(house) == [["wait 1", "wait 1 answered"], ["wait 2", "wait 2 answered"]]
 
 
+async def test_what_the_cloud_wants_overtakes_and_changes_nothing_in_the_order_of_the_device(house):
+    first = house.pipeline.run([of(ONE, "wait")])
+    assert await house.pipeline.run([of(ONE, "order")], overtakes=True) is None
+    asking = house.pipeline.run([of(ONE, "wait order")], overtakes=True)
+    second = house.pipeline.run([of(ONE, "a")])
+    house.rules.asked["wait order"].set_result(None)
+    await asking
+    await settle()
+    assert not second.done()
+    house.rules.asked["wait"].set_result(None)
+    await asyncio.gather(first, second)
+    assert [unit[-1] for unit in stored(house)] == ["order", "wait order answered", "wait answered", "a"]
+
+
 async def test_closing_gives_no_receipt_and_stores_nothing(house):
     first = house.pipeline.run([of(ONE, "wait")])
     second = house.pipeline.run([of(ONE, "b")])
