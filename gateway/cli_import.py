@@ -20,18 +20,20 @@ def import_() -> None:
 @click.argument("path", type=click.Path(path_type=Path, exists=True))
 @click.option("--out", type=click.Path(path_type=Path, dir_okay=False), help="Write it there, not over a file.")
 def tb_gateway(path: Path, out: Path | None) -> None:
-    """Make `buses` of the ThingsBoard IoT Gateway's Modbus and serial connectors.
+    """Make `buses` and `servers` of the ThingsBoard IoT Gateway's Modbus and serial connectors.
 
     PATH is a connector's file, a tb_gateway.json, or the folder of one. What could not be carried over is told on
     stderr and stands as comments in the result. Exit code 0 when everything was carried over, 1 when something was
     not, 78 when PATH cannot be used.
     """
     from gateway.fieldbus.plugins import Plugins, parse_buses
+    from gateway.fieldbus.servers import parse_servers
     from gateway.tb_import import load, to_yaml
 
     try:
         imported = load(path)
-        parse_buses(imported.buses, Plugins(), path.parent)
+        plugins = Plugins()
+        parse_servers(imported.servers, plugins, parse_buses(imported.buses, plugins, path.parent))
     except ConfigError as error:
         click.echo(f"edge-gateway: {error}", err=True)
         sys.exit(cli.EXIT_CONFIG)

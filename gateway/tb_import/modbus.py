@@ -7,6 +7,7 @@ from typing import Any, Final
 
 from gateway.errors import ConfigError
 from gateway.tb_import.modbus_points import Points
+from gateway.tb_import.modbus_server import read_server
 from gateway.tb_import.notes import NO_EFFECT, Imported, as_list, as_mapping, report_of, whole
 
 _OTHERWISE: Final = "silent units are tried again by a rule of the house, rarer each time (docs/field-bus.md)"
@@ -57,8 +58,8 @@ def read_modbus(tree: Any, where: str, general_report: Any, imported: Imported) 
         place = f"{where}: master.slaves"
     else:
         raise ConfigError(where, "has neither `master` nor `server`; it is no file of the Modbus connector")
-    if (tree.get("slave") or {}) != {}:
-        imported.lost(f"{where}: slave", "the gateway as a Modbus server is described anew: docs/modbus-server.md")
+    if tree.get("slave"):
+        read_server(as_mapping(tree["slave"], f"{where}: slave"), f"{where}: slave", imported)
     buses: dict[str, dict[str, Any]] = {}
     for index, slave in enumerate(slaves):
         _slave(as_mapping(slave, f"{place}[{index}]"), f"{place}[{index}]", tree, general_report, buses, imported)

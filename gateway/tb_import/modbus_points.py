@@ -32,8 +32,8 @@ _KNOWN: Final[Mapping[str, str | None]] = {
 }
 
 
-class _NotCarried(Exception):
-    """The reason, as a text."""
+class NotCarried(Exception):
+    """The reason why a point stays behind, as a text."""
 
 
 class Points:
@@ -62,7 +62,7 @@ class Points:
     def _carry(self, where: str, item: Mapping[str, Any], carry: Any) -> None:
         try:
             carry()
-        except (_NotCarried, ConfigError) as problem:
+        except (NotCarried, ConfigError) as problem:
             self._imported.lost(where, f"{item.get('tag')!r}: {problem}")
             return
         self._imported.unknown(where, item, _KNOWN)
@@ -70,10 +70,10 @@ class Points:
     def _polled(self, where: str, item: dict[str, Any], section: str) -> None:
         function = whole(item, "functionCode", None, where)
         if function not in _TABLES:
-            raise _NotCarried(f"functionCode {function} does not read; 1, 2, 3 and 4 do")
+            raise NotCarried(f"functionCode {function} does not read; 1, 2, 3 and 4 do")
         for key, address in self._places(item, function, where):
             point: dict[str, Any] = {"key": key, "table": _TABLES[function], "address": address}
-            point |= _meaning(item, function, where, self._imported)
+            point |= meaning(item, function, where, self._imported)
             point["address"] += point.pop("shift", 0)
             strategy = item.get("reportStrategy")
             if isinstance(strategy, dict):
@@ -83,15 +83,15 @@ class Points:
             self._add(point, section)
 
     def _places(self, item: Mapping[str, Any], function: int, where: str) -> list[tuple[str, int]]:
-        tag, count = _tag(item), _count(item, where)
+        tag, count = tag_of(item), _count(item, where)
         match = _RANGE.fullmatch(str(item.get("address")))
         if match is None:
             return [(tag, whole(item, "address", None, where))]
         first, last = int(match[1]), int(match[2])
         if function in (1, 2):
-            raise _NotCarried("a range of coils: describe it as one point of type bits")
+            raise NotCarried("a range of coils: describe it as one point of type bits")
         if last < first or last - first > 2000:
-            raise _NotCarried(f"the range {first}-{last} is not one of at most 2000 registers")
+            raise NotCarried(f"the range {first}-{last} is not one of at most 2000 registers")
         tag = tag if "address" in tag else f"{tag}_${{address}}"
         names = {"unitId": self._slave.get("unitId"), "functionCode": function, "type": item.get("type")}
         names["objectsCount"] = count
@@ -101,21 +101,21 @@ class Points:
         return [(tag.replace("${address}", str(at)), at) for at in range(first, last + 2 - size, size)]
 
     def _called(self, where: str, item: dict[str, Any]) -> None:
-        function, key = whole(item, "functionCode", None, where), _tag(item)
+        function, key = whole(item, "functionCode", None, where), tag_of(item)
         table = _WRITES.get(function) or _TABLES.get(function)
         if table is None:
-            raise _NotCarried(f"functionCode {function} neither reads nor writes")
+            raise NotCarried(f"functionCode {function} neither reads nor writes")
         is_write = function in _WRITES
         read_function = {"coil": 1, "holding_register": 3}.get(table, function) if is_write else function
         point: dict[str, Any] = {"key": key, "table": table, "address": whole(item, "address", None, where)}
-        point |= _meaning(item, read_function, where, self._imported, is_call=True)
+        point |= meaning(item, read_function, where, self._imported, is_call=True)
         point["address"] += point.pop("shift", 0)
         present = self._by_key.get(key)
         if present is None:
             self._add(point, "on_demand")
             present = point
         elif any(present.get(name) != point.get(name) for name in ("table", "address", "type", "count", "bit")):
-            raise _NotCarried(
+            raise NotCarried(
                 f"the key {key!r} is another point of this device already ({present['table']} {present['address']});"
                 " give one of them another tag"
             )
@@ -136,15 +136,16 @@ class Points:
     def _add(self, point: dict[str, Any], section: str) -> None:
         if point["key"] in self._by_key:
             other = self._by_key[point["key"]]
-            raise _NotCarried(f"the key {point['key']!r} is taken by {other['table']} {other['address']}")
+            raise NotCarried(f"the key {point['key']!r} is taken by {other['table']} {other['address']}")
         self._by_key[point["key"]] = point
         self._sections[section].append(point)
 
 
-def _tag(item: Mapping[str, Any]) -> str:
+def tag_of(item: Mapping[str, Any]) -> str:
+    """The key; raises `NotCarried` without one."""
     tag = str(item.get("tag") or item.get("key") or "")
     if not tag:
-        raise _NotCarried("has no tag")
+        raise NotCarried("has no tag")
     return tag
 
 
@@ -153,14 +154,14 @@ def _count(item: Mapping[str, Any], where: str) -> int:
     return whole(item, name, 1, where)
 
 
-def _meaning(
+def meaning(
     item: Mapping[str, Any], function: int, where: str, imported: Imported, *, is_call: bool = False
 ) -> dict[str, Any]:
     """`type` and what belongs to it."""
     kind, count = str(item.get("type") or "").lower(), _count(item, where)
     if kind in _BITS or function in (1, 2):
         if kind not in _BITS:
-            raise _NotCarried(f"type {kind} of coils; only bits have a meaning there")
+            raise NotCarried(f"type {kind} of coils; only bits have a meaning there")
         return _bits(item, function, count)
     if kind == "string":
         return {"type": "string", "count": count}
@@ -168,7 +169,7 @@ def _meaning(
         return {"type": "hex", "count": count}
     name, bits = _FIXED.get(kind) or (f"{_OPEN[kind]}{count * 16}" if kind in _OPEN else "", count * 16)
     if not name or bits not in (8, 16, 32, 64) or name == "float8":
-        raise _NotCarried(f"type {kind!r} with objectsCount {count} does not exist")
+        raise NotCarried(f"type {kind!r} with objectsCount {count} does not exist")
     result: dict[str, Any] = {"type": name}
     if bits == 8:
         result["byte_order"] = "big"  # there the high byte, whatever the order
@@ -192,11 +193,11 @@ def _scale(item: Mapping[str, Any], name: str) -> dict[str, Any]:
     variants = item.get("variants")
     if isinstance(variants, dict) and variants:
         if result.get("scale", 1) != 1 or name.startswith("float"):
-            raise _NotCarried("variants of a scaled number: leave the divider out, or name them in a rule chain")
+            raise NotCarried("variants of a scaled number: leave the divider out, or name them in a rule chain")
         try:
             result["values"] = {int(number): text for number, text in variants.items()}
         except ValueError:
-            raise _NotCarried(f"variants must be named by whole numbers, not {', '.join(variants)}") from None
+            raise NotCarried(f"variants must be named by whole numbers, not {', '.join(variants)}") from None
     return result
 
 
@@ -206,9 +207,9 @@ def _number(value: Any, name: str) -> float | None:
     try:
         number = float(value)
     except (TypeError, ValueError):
-        raise _NotCarried(f"{name} must be a number, not {value!r}") from None
+        raise NotCarried(f"{name} must be a number, not {value!r}") from None
     if not math.isfinite(number):
-        raise _NotCarried(f"{name} must be a number, not {value!r}")
+        raise NotCarried(f"{name} must be a number, not {value!r}")
     return int(number) if number.is_integer() else number
 
 
@@ -217,7 +218,7 @@ def _bits(item: Mapping[str, Any], function: int, count: int) -> dict[str, Any]:
     is_coil = function in (1, 2)
     chosen, as_int = item.get("bit"), item.get("bitTargetType", "bool") != "bool"
     if count < 1 or (not is_coil and count > 16):
-        raise _NotCarried(f"objectsCount {count} of bits; there a list ends after 16")
+        raise NotCarried(f"objectsCount {count} of bits; there a list ends after 16")
     names = {"values": {0: 0, 1: 1}}
     if chosen is not None:
         place = min(int(_number(chosen, "bit") or 0), count - 1)
@@ -229,5 +230,5 @@ def _bits(item: Mapping[str, Any], function: int, count: int) -> dict[str, Any]:
             names if as_int else {}
         )
     if as_int:
-        raise _NotCarried("a list of bits as numbers: here it is a list of true and false")
+        raise NotCarried("a list of bits as numbers: here it is a list of true and false")
     return {"type": "bits", "count": count} | ({} if is_coil else {"byte_order": "little", "word_order": "big"})

@@ -1,4 +1,4 @@
-"""What came of an import: buses, and what somebody should know of each."""
+"""What came of an import: buses, servers, and what somebody should know of each."""
 
 from __future__ import annotations
 
@@ -22,9 +22,10 @@ class Note:
 
 @dataclass(slots=True)
 class Imported:
-    """Entries of `buses`, in the order of the files, and the notes."""
+    """Entries of `buses` and `servers`, in the order of the files, and the notes."""
 
     buses: list[dict[str, Any]] = field(default_factory=list)
+    servers: list[dict[str, Any]] = field(default_factory=list)
     notes: list[Note] = field(default_factory=list)
 
     def lost(self, where: str, text: str) -> None:

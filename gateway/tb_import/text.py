@@ -1,4 +1,4 @@
-"""The buses of an import as a commented piece of configuration."""
+"""The buses and servers of an import as a commented piece of configuration."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import yaml
 
 from gateway.tb_import.notes import Imported
 
-_FLOW = ("telemetry", "attributes", "on_demand", "messages", "commands")
+_FLOW = ("points", "telemetry", "attributes", "on_demand", "messages", "commands")
 
 
 class _Dumper(yaml.SafeDumper):
@@ -47,6 +47,10 @@ def to_yaml(imported: Imported, source: str) -> str:
             text = f"{note.where}: {note.text}".encode("unicode_escape").decode("ascii", "replace")
             lines += textwrap.wrap(text, 110, initial_indent="# - ", subsequent_indent="#   ", break_long_words=False)
     tree = {"buses": [bus | {"devices": [_lined(device) for device in bus["devices"]]} for bus in imported.buses]}
+    if imported.servers:
+        tree["servers"] = [
+            server | {"units": [_lined(unit) for unit in server["units"]]} for server in imported.servers
+        ]
     body = yaml.dump(tree, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=1000)
     return "\n".join(lines) + "\n" + body
 

@@ -17,9 +17,12 @@ from gateway.cli import main
 from gateway.config import load_config, parse_config
 from gateway.errors import ConfigError
 from gateway.fieldbus.plugins import Plugins, parse_buses
+from gateway.fieldbus.servers import parse_servers
 from gateway.ports import Query, Write
 from gateway.supervise import SystemClock
 from gateway.tb_import import load, to_yaml
+from tests.fakes.clock import FakeClock
+from tests.fakes.served import FakeHouse
 
 VENDOR = Path(__file__).parents[2] / ".venv-tbgw/lib/python3.11/site-packages/thingsboard_gateway/config"
 ABCD = [0xAABB, 0xCCDD, 0xEEFF, 0x1122]
@@ -226,7 +229,7 @@ def test_what_cannot_be_carried_over_is_told_and_its_neighbours_come(tmp_path):
         "slaves[0].novelty: is not known here",
         "slaves[1]: a device named 'D1' exists already",
         "slaves[2]: type udp with method rtu does not exist here",
-        "modbus.json: slave:",
+        "modbus.json: slave: is left out: without sendDataToThingsBoard",
     ):
         assert text in said, said
 
@@ -318,6 +321,53 @@ def test_the_command_writes_a_file_and_never_over_one(tmp_path):
     assert len(yaml.safe_load(out.read_text())["buses"]) == 1
     assert CliRunner().invoke(main, ["check-config", "-c", str(out)]).exit_code == 0
     assert CliRunner().invoke(main, ["import", "tb-gateway", str(path), "--out", str(out)]).exit_code == 78
+
+
+async def test_the_gateway_as_a_modbus_server(tmp_path):
+    registers = {
+        "timeseries": [
+            {"tag": "level", "type": "16int", "objectsCount": 1, "address": 2, "value": 12334},
+            {"tag": "again", "type": "16int", "objectsCount": 1, "address": 2, "value": 1},
+        ],
+        "attributes": [{"tag": "sm", "type": "string", "objectsCount": 1, "address": 1, "value": "ON"}],
+        "attributeUpdates": [
+            {"tag": "limit", "type": "32int", "functionCode": 6, "objectsCount": 2, "address": 29, "value": 1243}
+        ],
+        "rpc": [{"tag": "setValue", "type": "16int", "functionCode": 6, "objectsCount": 1, "address": 31, "value": 22}],
+    }
+    coils = [{"tag": "on", "type": "8int", "objectsCount": 1, "address": 5, "value": 0}]
+    own = {
+        "type": "tcp", "host": "0.0.0.0", "port": 5026, "method": "socket", "unitId": 3, "deviceName": "Own",
+        "deviceType": "house", "pollPeriod": 5000, "sendDataToThingsBoard": True, "byteOrder": "BIG", "wordOrder": "LITTLE",
+        "identity": {"vendorName": "x"}, "values": {"holding_registers": [registers], "coils_initializer": {"timeseries": coils}},
+    }  # fmt: skip
+    imported = load(write(tmp_path, {"master": {"slaves": []}, "slave": own}))
+    said = notes(imported)
+    for text in (
+        "slave.host: listens on 127.0.0.1 until somebody says who may come in: listen: '0.0.0.0:5026'",
+        "holding_registers.timeseries[1]: 'again': another value is at holding_register 2",
+        "holding_registers.rpc[0]: 'setValue': a slave cannot call its master",
+        "slave.identity: function 43 is not answered",
+    ):
+        assert text in said, said
+    (tmp_path / "gateway.yaml").write_text(to_yaml(imported, "x"))
+    config = load_config(tmp_path / "gateway.yaml", {})
+    (entry,) = parse_servers(config.servers, Plugins(), ())
+    assert [(device.name, device.profile) for device in entry.devices] == [("Own", "house")]
+    house = FakeHouse()
+    made = entry.plugin.open(entry.config, house, FakeClock(), lambda what: None)
+
+    async def ask(text):
+        return (await made.answer(3, bytes.fromhex(text))).hex(" ")
+
+    assert await ask("03 00 01 00 02") == "03 04 4f 4e 30 2e"  # what is read before anything is known
+    assert await ask("03 00 1d 00 02") == "03 04 04 db 00 00"
+    assert await ask("01 00 05 00 01") == "01 01 00"
+    assert await ask("06 00 02 00 07") == "06 00 02 00 07"
+    assert await ask("05 00 05 ff 00") == "05 00 05 ff 00"
+    assert await ask("10 00 01 00 01 02 4f 46") == "10 00 01 00 01"
+    assert await ask("10 00 1d 00 02 04 00 01 00 00") == "90 02", "the cloud says what it is"
+    assert house.posts == [("Own", {"level": 7}, {}), ("Own", {"on": True}, {}), ("Own", {}, {"sm": "OF"})]
 
 
 @pytest.mark.parametrize("name", ["modbus.json", "modbus_serial.json", "modbus_energy.json", "custom_serial.json"])
