@@ -12,13 +12,13 @@ from typing import Final
 
 from drivers.serial.config import SerialConfig
 from drivers.serial.fields import Content, NoValue
-from drivers.serial.frames import MAX_BAD_BYTES, Framer
-from drivers.serial.guess import hint, other_end
+from drivers.serial.frames import Framer
 from drivers.serial.hand import Hearing
 from drivers.serial.messages import Kind, answer_value, text_of, value_to_send
 from drivers.serial.notation import shown
 from drivers.serial.plan import Ordered, Plan
 from drivers.serial.proof import Proof, frame_rule
+from drivers.serial.silence import Silences, what_came
 from drivers.serial.trace import Trace
 from drivers.serial.wire import AGAIN_S, SerialWire
 from gateway.domain.entity import Json
@@ -29,7 +29,6 @@ from gateway.ports import Clock, DriverDevice, Heard, Poll, PollPoint, Query, Ra
 MAX_HEARD: Final = 1000
 """Messages that wait for the house; the oldest goes when there are more, and is counted."""
 
-NO_FRAME: Final = "no frame of this kind among them"
 _RECENT_BYTES: Final = 64
 _SETTLE_S: Final = 0.05
 """After an answer that did not come in time the line must be quiet for so long before the next question."""
@@ -68,8 +67,8 @@ class SerialDriver:
         self._echo = b""  # of what was sent, and has not come back yet
         self._hearing: Hearing | None = None  # while somebody asks by hand
         self._trace = Trace(clock)
-        self._silent_s: dict[str, float] = {}
         self._plan = Plan(config, self._proof.sent)
+        self._silences = Silences(self._plan.silent_after_s, clock)
 
     # ── `Driver` ──
 
@@ -164,7 +163,7 @@ class SerialDriver:
 
     async def listen(self) -> AsyncIterator[Heard]:
         """What is said unasked; who is silent; whether the port is there."""
-        self._silent_s = dict.fromkeys(self._plan.silent_after_s, self._clock.monotonic_s())
+        self._silences.begin()
         while True:
             try:
                 await self.wire.open()
@@ -175,7 +174,7 @@ class SerialDriver:
             if not self._heard:
                 self._news.clear()
                 with suppress(TimeoutError):
-                    async with asyncio.timeout(self._until_silent_s()):
+                    async with asyncio.timeout(self._silences.wait_s()):
                         await self._news.wait()
             while (heard := self._next_heard()) is not None:
                 yield heard
@@ -351,7 +350,7 @@ class SerialDriver:
                 now_ms = last_ms + 1
             self._last_ts_ms[kind.device] = now_ms
             readings = self._readings(kind, content, now_ms)
-            now_s = self._silent_s[kind.device] = self._clock.monotonic_s()
+            now_s = self._silences.heard(kind.device)
             for reading in readings:
                 self._last[reading.device, reading.key] = (reading.value, now_s)
             if readings:
@@ -408,35 +407,21 @@ class SerialDriver:
         return self._silence()
 
     def _silence(self) -> Heard | None:
-        now_s = self._clock.monotonic_s()
-        for device, since_s in self._silent_s.items():
-            after_s = self._plan.silent_after_s[device]
-            if now_s - since_s >= after_s:
-                self._silent_s[device] = now_s
-                seen = self._what_was_seen(self._bytes, self._framer.seen.bad_frames)
-                problem = f"{self._config.name}: {device} has said nothing for {after_s:g} s; {seen}"
-                return Heard(unit=device, error=TransientError(problem))
-        return None
-
-    def _until_silent_s(self) -> float | None:
-        """Until the next device counts as silent; None: there is none that speaks unasked."""
-        now_s = self._clock.monotonic_s()
-        return min(
-            (at_s + self._plan.silent_after_s[name] - now_s for name, at_s in self._silent_s.items()), default=None
-        )
+        silent = self._silences.next()
+        if silent is None:
+            return None
+        device, after_s = silent
+        seen = self._what_was_seen(self._bytes, self._framer.seen.bad_frames)
+        problem = f"{self._config.name}: {device} has said nothing for {after_s:g} s; {seen}"
+        return Heard(unit=device, error=TransientError(problem))
 
     def _what_was_seen(self, bytes_: int, bad_frames: int) -> str:
-        config = self._config
         if not bytes_:
-            return f"nothing came on {config.port}: is it connected, and to this port?"
+            return f"nothing came on {self._config.port}: is it connected, and to this port?"
         recent = self._recent[-bytes_:]
-        reason = f"{bad_frames} bad frames, the last: {self._framer.seen.last_reason}" if bad_frames else ""
-        question = other_end(recent, config.frame.end_mark) if config.frame.kind == "delimiter" else None
-        last_bad = self._framer.seen.last_bad
-        if bad_frames and len(last_bad) < MAX_BAD_BYTES and (others := self._proof.others(last_bad)):
-            question = f"the last bad frame would be good with checksum {' or '.join(others)}"
-        question = question or hint(recent, config.settings_text, config.baudrate, self.wire.complaints())
-        return f"{bytes_} bytes came ({reason or NO_FRAME}), at the end {shown(recent)}; {question}"
+        errors = self.wire.complaints()
+        reason, rest = what_came(self._config, self._proof, self._framer.seen, recent, bad_frames, errors)
+        return f"{bytes_} bytes came ({reason}), {rest}"
 
     def close(self) -> None:
         """Safe to call twice."""
