@@ -9,6 +9,7 @@ its name, and to the place among nodes of one name: a chain that is sent again f
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 from typing import Final
@@ -21,6 +22,8 @@ from gateway.domain.entity import EntityId, Json
 from gateway.domain.message import Message
 from gateway.errors import RejectedError
 from gateway.ports import Outcome
+
+log = logging.getLogger(__name__)
 
 KIND: Final = RULE_ITEM
 MARK: Final = "\x1f"
@@ -95,7 +98,12 @@ class Keeping:
         for kind, key, body in local:
             place, mark, name = key.rpartition("\x1f")
             if kind == KIND and mark:
-                self._places.setdefault(place + mark, {})[name] = orjson.loads(body)
+                try:
+                    item = orjson.loads(body)
+                except orjson.JSONDecodeError:
+                    log.warning("rules: an item that a node has kept cannot be read and is left alone: %r", name)
+                    continue
+                self._places.setdefault(place + mark, {})[name] = item
                 self._sizes.setdefault(place + mark, {})[name] = len(body)
                 self._weights.bytes += len(body)
 

@@ -110,6 +110,16 @@ async def test_what_all_nodes_hold_is_bounded_also_over_a_restart_and_makes_room
     assert at(rules, 1).errors == []
 
 
+async def test_an_item_that_cannot_be_read_is_told_and_keeps_no_other_from_coming_back(caplog):
+    rules = Rules([delay(), PUSH], (0, 1, "Success"))
+    at(rules, 1)
+    at(rules, 2)
+    rules.local[next(iter(rules.local))] = b"{"
+    rules.restart()
+    assert "cannot be read" in caplog.text
+    assert values(await rules.wait(6)) == [2]
+
+
 async def test_a_chain_that_is_sent_again_keeps_what_waits():
     rules = Rules([dedup(), PUSH], (0, 1, "Success"))
     at(rules, 1)
