@@ -50,8 +50,8 @@ class Silences:
 def what_came(
     config: SerialConfig, proof: Proof, seen: Seen, recent: bytes, bad_frames: int, errors: tuple[int, int, int]
 ) -> tuple[str, str]:
-    """Why bytes are no frame, and what to try: `recent` are the last of them, one at least; of the bad frames that `seen`
-    knows so many are meant; `errors` are those of the UART.
+    """Why bytes are no frame, and what to try: `recent` are the last of them, at least one; of the bad frames in `seen`
+    so many are meant; `errors` are those of the UART.
     """
     reason = f"{bad_frames} bad frames, the last: {seen.last_reason}" if bad_frames else NO_FRAME
     question = other_end(recent, config.frame.end_mark) if config.frame.kind == "delimiter" else None
