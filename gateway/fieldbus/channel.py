@@ -151,8 +151,10 @@ class BusChannel:
         return RpcResponse(response=orjson.dumps({"result": result}).decode())
 
     async def _execute(self, method: str, params: Json, expires_ms: int) -> dict[str, Any]:
-        if self._calls.is_writable(self._name, method) is not None:
-            if params is None:
+        is_writable = self._calls.is_writable(self._name, method)
+        if is_writable is not None:
+            # What can only be read is read, though a widget sends its empty params along; a value is refused.
+            if params is None or (not is_writable and params in ("", {}, [])):
                 return await self._get(method, expires_ms)
             return await self._set_one(method, params, expires_ms)
         if method == "get":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -80,8 +81,20 @@ def line_of(plugin: DriverPlugin, config: BaseModel) -> str | None:
         if isinstance(port, str) and port.startswith("/"):
             return os.path.realpath(port)
         if isinstance(host, str) and isinstance(port, int):
-            return f"{host.lower()}:{port}"
+            return f"{_address(host)}:{port}"
     return None
+
+
+def _address(host: str) -> str:
+    """One form of each address. Names are not looked up: that would need a network at the start."""
+    host = host.lower().rstrip(".").removeprefix("[").removesuffix("]")
+    try:
+        address = ipaddress.ip_address("127.0.0.1" if host == "localhost" else host)
+    except ValueError:
+        return host
+    if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped is not None:
+        return str(address.ipv4_mapped)
+    return str(address)
 
 
 def parse_buses(buses: Sequence[Mapping[str, Any]], plugins: Plugins, folder: Path | None = None) -> list[BusEntry]:

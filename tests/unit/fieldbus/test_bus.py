@@ -210,7 +210,15 @@ async def test_a_slow_bus_reads_less_often_and_counts_the_turns_it_missed():
         ("t", 7, {"value": 7}),
         ("t", False, {"value": False}),
         ("get", {"key": "t"}, {"value": 1}),
+        ("t", 0, {"value": 0}),
+        ("t", "", {"value": ""}),
         ("set", {"key": "t", "value": 5}, {"value": 5}),
+        ("set", {"key": "t", "value": 0}, {"value": 0}),
+        ("set", {"key": "t", "value": False}, {"value": False}),
+        ("seen", {}, {"value": 3}),
+        ("seen", "", {"value": 3}),
+        ("seen", 0, {"error": "A.seen is not writable"}),
+        ("seen", False, {"error": "A.seen is not writable"}),
         ("set", {"t": 5, "u": 6}, {"value": {"t": 5, "u": 6}}),
         ("reboot", {}, {"error": "Method not found for reboot"}),
         ("get", None, {"error": 'get needs params {"key": "<key>"}'}),
@@ -222,7 +230,8 @@ async def test_a_slow_bus_reads_less_often_and_counts_the_turns_it_missed():
 )
 async def test_calls_and_their_answers(method, params, result):
     scene = Scene()
-    scene.bus.values["A", "u"] = 2
+    scene.bus.values |= {("A", "u"): 2, ("A", "seen"): 3}
+    scene.bus.read_only.add("seen")
     async with scene.running():
         assert await scene.answer(method, params) == result
 

@@ -62,6 +62,21 @@ def test_two_buses_on_one_line_are_refused_with_the_name_of_its_owner():
     assert len(fieldbus(modbus(host="plc"), other(host="plc", port=503)).devices()) == 2
 
 
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        ("localhost", "127.0.0.1"),
+        ("plc.local.", "PLC.local"),
+        ("fe80::1", "FE80:0:0::1"),
+        ("::ffff:10.0.0.5", "10.0.0.5"),
+    ],
+)
+def test_one_host_in_two_spellings_is_one_line(first, second):
+    with pytest.raises(ConfigError, match="belongs to bus 'modbus' already"):
+        fieldbus(modbus(host=first), other(host=second))
+    assert len(fieldbus(modbus(host="127.0.0.1"), other(host="127.0.0.2")).devices()) == 2
+
+
 def test_a_serial_line_has_one_modbus_bus():
     line = {"line": {"kind": "rtu", "device": "/dev/ttyUSB7"}}
     with pytest.raises(ConfigError, match=r"the line /dev/ttyUSB7 belongs to bus 'modbus' already"):
