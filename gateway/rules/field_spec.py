@@ -24,7 +24,7 @@ MOST_POINTS: Final = 1_000
 
 _KINDS: Final = ("SIMPLE", "SCRIPT", "ALARM")
 _SOURCES: Final = ("CURRENT_OWNER", "CURRENT_CUSTOMER", "CURRENT_TENANT")
-_REFERRED: Final = ("DEVICE", "ASSET", "CUSTOMER", "TENANT")
+_REFERRED: Final = (*OWNERS, "CUSTOMER", "TENANT")
 _NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 

@@ -59,7 +59,7 @@ class FieldWatch:
         self._states: dict[_Place, _State] = {}
 
     def evaluate(self, field: Field, arguments: Arguments, *, is_news: bool | None, out: Outcome) -> None:
-        """`is_news` None: only time has passed. RejectedError: a rule cannot be evaluated; nothing is changed then."""
+        """`is_news` None: only time has passed. RejectedError: a rule cannot be evaluated; others have been."""
         alarm, entity = field.alarm, arguments.entity
         if alarm is None:
             return
@@ -95,6 +95,12 @@ class FieldWatch:
         if state is None:
             state = self._states[place] = _State(self._kept.get(_name(place)))
             self._timer(place, state).arm(self._shared.clock.monotonic_s())
+
+    def postpone(self, place: _Place) -> None:
+        """What is needed for a look cannot be read now."""
+        state = self._states.get(place)
+        if state is not None:
+            self._timer(place, state).arm(self._shared.clock.monotonic_s() + LOOK_EVERY_S)
 
     def forget(self, place: _Place, out: Outcome) -> None:
         """Field or entity are gone."""

@@ -20,24 +20,22 @@ from gateway.domain.changes import (
     DeleteAttributes,
     DeleteDevice,
     DeleteEntity,
-    SaveAttributes,
     SaveDevice,
     SaveEntity,
-    SaveTelemetry,
 )
 from gateway.domain.entity import EntityId, Json
 from gateway.domain.message import Message
-from gateway.domain.telemetry import MAX_ATTRIBUTES_BYTES, AttributeScope, Value
+from gateway.domain.telemetry import Value
 from gateway.errors import RejectedError, TransientError
-from gateway.ports import AttributeNotice, Outcome
+from gateway.ports import Outcome
 from gateway.rules.alarm_state import Update
 from gateway.rules.chain import entity_uuid
-from gateway.rules.field_compute import Arguments, Field, Held, Result, interest_of
-from gateway.rules.field_spec import ATTRIBUTE, ROLLING, Argument, Output
+from gateway.rules.field_compute import Arguments, Field, Held, interest_of
+from gateway.rules.field_results import hand_out
+from gateway.rules.field_spec import ATTRIBUTE, ROLLING, Argument
 from gateway.rules.field_values import Interest, Known, Memory, Place, Rolling, Window
 from gateway.rules.field_watch import FieldWatch
 from gateway.rules.node import SUCCESS, Answer, Later, NodeProblem, Shared
-from gateway.rules.nodes.telemetry import changed_values, fitting_values, storable
 from gateway.rules.timers import Timer
 
 log = logging.getLogger(__name__)
@@ -45,6 +43,8 @@ log = logging.getLogger(__name__)
 KIND: Final = "CALCULATED_FIELD"
 PLACE: Final = (UUID(int=0), "calculated fields", "", 0)
 """Where they keep things, beside the nodes (`Keeping`)."""
+SWEEP_S: Final = 1.0
+"""After a change of fields or entities: what was counted for those that are gone goes."""
 _FAR_MS: Final = 1 << 52
 _MOST_SAID: Final = 200
 
@@ -74,6 +74,7 @@ class Fields:
         self._watch = FieldWatch(shared, self._kept, self._look_again)
         self._sweeper = Timer(shared.timers, self, self._sweep)
         self._said: set[str] = set()
+        self._is_stale = False
 
     # ── which there are ──
 
@@ -81,7 +82,7 @@ class Fields:
         """At a start: those that are kept, and what their rules had counted."""
         for key, json in self._shared.state.entities(KIND).items():
             self._put(key, json)
-        self._index()
+        self._outdate()
 
     def settled(self, changes: Iterable[Change]) -> None:
         """Follow what has become durable: fields, and the entities that have them."""
@@ -98,10 +99,16 @@ class Fields:
             elif isinstance(change, DeleteAttributes):
                 self._drop_attributes(change)
         if is_other:
-            self._index()
+            self._outdate()
         elif are_plans_old and self._all:
             self._plans.clear()
             self._sweep_soon()
+
+    def _outdate(self) -> None:
+        """Many may come at once, in a sync: the index is made when somebody asks."""
+        self._is_stale = True
+        self._shared.fields = self if self._all else None
+        self._sweep_soon()
 
     def _put(self, key: str, json: Json | None) -> None:
         if json is None:
@@ -128,11 +135,11 @@ class Fields:
                     self._of_owners.add(interest_of(argument))
         self._plans.clear()
         self._memory.clear()
-        self._shared.fields = self if self._by_owner else None
-        self._sweep_soon()
+        self._is_stale = False
 
     def _sweep_soon(self) -> None:
-        self._sweeper.arm(self._shared.clock.monotonic_s())
+        if not self._sweeper.is_armed:
+            self._sweeper.arm(self._shared.clock.monotonic_s() + SWEEP_S)
 
     def _sweep(self, out: Outcome) -> None:
         """What was counted for fields or entities that are gone, goes; the rest is looked at after a start."""
@@ -145,6 +152,8 @@ class Fields:
                 self._watch.restore(place)
 
     def _plan(self, entity: EntityId) -> _Plan:
+        if self._is_stale:
+            self._index()
         plan = self._plans.get(entity)
         if plan is None:
             plan = self._plans[entity] = self._planned(entity)
@@ -297,7 +306,10 @@ class Fields:
             if field.alarm is not None:
                 self._watch.evaluate(field, arguments, is_news=True, out=out)
             else:
-                self._hand_out(field, entity, field.compute(arguments), (*fields, field.id), out)
+                led_by = (*fields, field.id)
+                fed = hand_out(self._shared, field, entity, field.compute(arguments), led_by, out)
+                if fed:
+                    self._take(entity, self._plan(entity), fed, led_by, out)
         except Exception as error:
             self._failed(field, entity, error)
 
@@ -314,7 +326,7 @@ class Fields:
             if await self._read(entity):
                 self._look(field_id, entity, later)
             else:
-                self._sweep_soon()
+                self._watch.postpone((field_id, entity))
             return later
 
         out.waits.append(ask)
@@ -397,90 +409,6 @@ class Fields:
         if customer_id is None:
             return tenant if argument.source == "CURRENT_OWNER" else None
         return EntityId("CUSTOMER", customer_id)
-
-    # ── what becomes of results ──
-
-    def _hand_out(
-        self, field: Field, entity: EntityId, found: Sequence[Result], fields: tuple[UUID, ...], out: Outcome
-    ) -> None:
-        output = field.spec.output if field.spec is not None else None
-        if output is None:
-            return
-        for result in found:
-            values = storable(result.values)
-            if output.is_immediate:
-                self._save(entity, output, result.ts_ms, values, fields, out)
-            else:
-                out.emitted.append(self._message(field, entity, output, result.ts_ms, values, fields))
-
-    def _message(
-        self,
-        field: Field,
-        entity: EntityId,
-        output: Output,
-        ts_ms: int | None,
-        values: Mapping[str, Value],
-        fields: tuple[UUID, ...],
-    ) -> Message:
-        """Into the chain of the entity."""
-        metadata = {"cfName": field.name}
-        data: dict[str, Json] = dict(values)
-        if output.is_series:
-            type_ = "POST_TELEMETRY_REQUEST"
-            if ts_ms is not None:
-                data = {"ts": ts_ms, "values": data}
-        else:
-            type_ = "POST_ATTRIBUTES_REQUEST"
-            metadata["scope"] = output.scope
-        return Message(
-            type=type_,
-            originator=entity,
-            data=data,
-            metadata=metadata,
-            ts_ms=self._shared.clock.now_ms(),
-            fields=fields,
-        )
-
-    def _save(
-        self,
-        entity: EntityId,
-        output: Output,
-        ts_ms: int | None,
-        values: Mapping[str, Value],
-        fields: tuple[UUID, ...],
-        out: Outcome,
-    ) -> None:
-        now_ms = self._shared.clock.now_ms()
-        if output.is_series:
-            at_ms = now_ms if ts_ms is None else ts_ms
-            if output.keeps_history or output.keeps_latest:
-                out.changes.append(SaveTelemetry(entity, at_ms, values, output.keeps_history))
-            update = Update(at_ms, "", values)
-        else:
-            if output.only_changes:
-                values = changed_values(self._shared, entity, output.scope, values)
-            if self._shared.state.attributes_bytes() > MAX_ATTRIBUTES_BYTES:
-                values = fitting_values(self._shared, entity, output.scope, values)
-            if not values:
-                return
-            if output.keeps_latest:
-                out.changes.append(SaveAttributes(entity, output.scope, now_ms, values))
-                if output.scope == AttributeScope.SHARED_SCOPE:
-                    out.notices.append(AttributeNotice(entity, values))
-            if output.tells_rules and output.scope != AttributeScope.CLIENT_SCOPE:
-                out.emitted.append(
-                    Message(
-                        type="ATTRIBUTES_UPDATED",
-                        originator=entity,
-                        data=dict(values),
-                        metadata={"scope": output.scope},
-                        ts_ms=now_ms,
-                        fields=fields,
-                    )
-                )
-            update = Update(now_ms, output.scope, values)
-        if output.feeds_others:
-            self._take(entity, self._plan(entity), [update], fields, out)
 
 
 async def _alone(later: Later) -> Outcome:
