@@ -56,6 +56,7 @@ class Dialect:
     """How one database likes its columns."""
 
     uuid: Callable[[UUID], Any]
+    blob: Callable[[UUID], Any]  #: the same of an event: no key, and as it is bound fastest
     text: Callable[[str], str]
     value: Callable[[Value], Row]  #: kind first
     attribute: Table
@@ -73,8 +74,8 @@ class Owner:
         self.tenant = self.edge = None
         if isinstance(identity, dict):
             try:
-                self.tenant = dialect.uuid(UUID(identity["tenant_id"]))
-                self.edge = dialect.uuid(UUID(identity["edge_id"]))
+                self.tenant = dialect.blob(UUID(identity["tenant_id"]))
+                self.edge = dialect.blob(UUID(identity["edge_id"]))
             except (KeyError, ValueError, TypeError, AttributeError):
                 self.tenant = self.edge = None
 
@@ -178,7 +179,7 @@ class Plan:
         lane = 1 if event.lane else 0
         last = self.positions.last
         seq_id = last[lane] = last[lane] + 1
-        uuid = self.dialect.uuid
+        blob = self.dialect.blob
         body = body_text(event.body)
         if body is not None:
             self.size_bytes += len(body)
@@ -192,12 +193,12 @@ class Plan:
             (
                 lane,
                 seq_id,
-                uuid(event.id),
+                blob(event.id),
                 event.created_ms,
                 self.owner.tenant,
                 self.owner.edge,
                 _plain(event.type),
-                None if event.entity_id is None else uuid(event.entity_id),
+                None if event.entity_id is None else blob(event.entity_id),
                 _plain(action),
                 body,
             )
@@ -364,6 +365,8 @@ def same_text(text: str) -> str:
 
 SQLITE: Final = Dialect(
     uuid=lambda value: value.int.to_bytes(16, "big"),
+    # sqlite3 looks for an adapter of everything that is neither number nor text nor bytearray (0.4 µs each).
+    blob=lambda value: bytearray(value.int.to_bytes(16, "big")),
     text=same_text,
     value=encode_value,
     attribute=tables.attribute_table(("value",)),

@@ -39,6 +39,7 @@ Connection = psycopg.AsyncConnection[tuple[Any, ...]]
 _VALUE: Final = ("long_v", "dbl_v", "str_v")
 POSTGRES: Final = Dialect(
     uuid=uuid_or_none,
+    blob=uuid_or_none,
     text=escape,
     value=encode_columns,
     attribute=tables.attribute_table(_VALUE),

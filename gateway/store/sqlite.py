@@ -265,7 +265,7 @@ class SqliteStore:
             part = rows[start : start + SIZES[-1]]
             size = SIZES[bisect.bisect_left(SIZES, len(part))]
             parameters = [column for row in part for column in row]
-            parameters += [None] * ((size - len(part)) * len(table.columns))
+            parameters += (None, *[0] * (len(table.columns) - 1)) * (size - len(part))
             self._write.execute(padded_insert_sql(table, size), parameters)
 
     def _purge_some(self, lane: Lane, up_to: int) -> tuple[int, Positions]:
