@@ -344,6 +344,7 @@ class Bus:
             self._counters.add("fieldbus.calls")
             if unit is not None:
                 self._outcomes.called(unit)
+            self._remember(call.command, value)
             if not call.future.done():
                 call.future.set_result(value)
         finally:
@@ -353,6 +354,19 @@ class Bus:
                 self._owed_s = now_s - started_s
             if is_of_others and is_silent:
                 self._others_after_s = now_s + self._owed_s
+
+    def _remember(self, command: Command, value: Value | Wrote | bytes) -> None:
+        """What was read back is what masters and persons are shown, before the next poll."""
+        if isinstance(command, RawRequest) or isinstance(value, bytes):
+            return
+        values: Mapping[str, Value] = (
+            value.values
+            if isinstance(value, Wrote)
+            else {command.key: value}
+            if isinstance(command, Write | Query)
+            else {}
+        )
+        self._outcomes.records.seen(command.device, values, self._clock.now_ms(), self._clock.monotonic_s())
 
     async def _execute(self, driver: Driver, call: Call) -> Value | Wrote | bytes:
         if isinstance(call.command, RawRequest):

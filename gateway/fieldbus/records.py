@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Final
 
+from gateway.domain.telemetry import Value
 from gateway.fieldbus.outage import Outage
 from gateway.fieldbus.report import Reporter
 from gateway.ports import Poll, PollPoint, Reading
@@ -186,6 +188,13 @@ class Records:
         if not (self._hears_reports if poll is None else poll.reports):
             return readings
         return [reading for reading in readings if self._is_reported(reading, now_s)]
+
+    def seen(self, device: str, values: Mapping[str, Value], ts_ms: int, now_s: float) -> None:
+        """What a call has read (back): as good as a poll's, but for whether it is to be reported."""
+        for key, value in values.items():
+            point = self._points.get((device, key))
+            if point is not None and point.reading is not None:
+                point.reading, point.read_s = replace(point.reading, value=value, ts_ms=ts_ms), now_s
 
     def point(self, device: str, key: str) -> PointRecord | None:
         """None: no such point, or it was never read."""

@@ -38,6 +38,16 @@ async def test_a_good_point_shows_its_value_age_and_achieved_period():
         assert (row["missed"], row["code"], row["reason"]) == (0, None, None)
 
 
+async def test_what_a_call_read_back_is_shown_before_the_next_poll():
+    async with scene(report=Report(on_change=True)).running() as running:
+        await running.clock.advance(10.4)
+        assert await running.answer("t", 7) == {"value": 7}
+        assert (point(running)["value"], point(running)["age_s"]) == (7, 0.0)
+        posted = len(running.house.session("A").telemetry)
+        await running.clock.advance(1.0)
+        assert len(running.house.session("A").telemetry) == posted + 1, "the change is told by the poll"
+
+
 async def test_a_refusal_is_bad_with_its_code_and_the_last_good_value_stays_with_its_age():
     async with scene().running() as running:
         await running.clock.advance(2.0)
