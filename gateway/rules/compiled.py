@@ -130,8 +130,12 @@ class CompiledChain:
         try:
             return self._made(node, spec)
         except RejectedError as error:
-            text = node.problem = str(error)
-            self._note(node, text)
+            text = str(error)
+        except Exception as error:  # a bug of ours; a chain of the cloud must not keep the gateway from starting
+            self._shared.counters.add("rules.node_bugs")
+            text = f"it cannot start: {type(error).__name__}: {error}"
+        node.problem = text
+        self._note(node, text)
         return _refusing(text)
 
     def _made(self, node: CompiledNode, spec: NodeSpec) -> Run:

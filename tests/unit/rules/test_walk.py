@@ -1,5 +1,6 @@
 """The routing table, nested chains, and what ends a message that would go on for ever."""
 
+from dataclasses import replace
 from uuid import UUID
 
 import pytest
@@ -7,6 +8,7 @@ import pytest
 from gateway.domain.changes import AppendEvent, SaveTelemetry
 from gateway.domain.entity import EntityId
 from gateway.domain.rpc import RpcError, RpcResponse
+from gateway.rules.node import REGISTRY
 from gateway.rules.walk import MAX_EXECUTIONS
 from tests.unit.rules.kit import CHAIN_ID, PASS, PROFILE_ID, PUSH, SAVE, SWITCH, Rules, bodies, js, message, metadata
 
@@ -154,6 +156,14 @@ def test_a_bug_in_a_node_is_its_failure(monkeypatch):
 
 
 # ── going on for ever ──
+
+
+def test_a_bug_in_the_start_of_a_node_is_its_problem_and_its_neighbours_work(monkeypatch):
+    kind = REGISTRY["transaction.TbSynchronizationBeginNode"]
+    monkeypatch.setitem(REGISTRY, kind.java_class, replace(kind, make=lambda config, env: 1 // 0))
+    rules = Rules([PASS, PUSH], (0, 1, "Failure"))
+    assert rules.texts() == ["it cannot start: ZeroDivisionError: integer division or modulo by zero"]
+    assert (len(bodies(rules.run())), rules.counters.get("rules.node_bugs")) == (1, 1)
 
 
 def test_a_circle_ends_with_an_error_and_is_listed():
