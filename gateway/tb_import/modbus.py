@@ -23,7 +23,7 @@ SLAVE: Final[Mapping[str, str | None]] = {
     **dict.fromkeys(("timeseriesPollPeriod", "devices"), None),
     "retries": "an answer that does not come is asked for again within a second, once; then rarer",
     "repack": "the word order alone says how words are packed",
-    "handleLocalEcho": "an adapter that hears itself is not supported; switch its echo off",
+    "handleLocalEcho": None,
     "uplink_converter": "converters of your own do not exist here; the built-in meaning was taken",
     "downlink_converter": "converters of your own do not exist here; the built-in meaning was taken",
     "attributesPollPeriod": "attributes are read with pollPeriod; say every_ms at each of them",
@@ -149,6 +149,8 @@ def _line(slave: Mapping[str, Any], where: str, imported: Imported) -> tuple[dic
         parity = str(slave.get("parity", "N")).upper()[:1]
         line |= {"device": key, "baud": whole(slave, "baudrate", 19200, where), "parity": _PARITY.get(parity, "none")}
         line |= {"stop_bits": whole(slave, "stopbits", 1, where), "data_bits": whole(slave, "bytesize", 8, where)}
+        if slave.get("handleLocalEcho") is True:
+            line["echo"] = True
         if parity not in _PARITY:
             imported.lost(f"{where}.parity", f"{slave['parity']!r} does not exist in Modbus; none is taken")
     else:

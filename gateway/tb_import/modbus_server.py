@@ -32,7 +32,8 @@ _KNOWN: Final[Mapping[str, str | None]] = {
         ("type", "host", "port", "method", "unitId", "deviceName", "deviceType", "byteOrder", "wordOrder", "values"),
         None,
     ),
-    **dict.fromkeys(("baudrate", "stopbits", "bytesize", "parity", "sendDataToThingsBoard", "pollPeriod"), None),
+    **dict.fromkeys(("baudrate", "stopbits", "bytesize", "parity", "handleLocalEcho"), None),
+    **dict.fromkeys(("sendDataToThingsBoard", "pollPeriod"), None),
     "repack": "the word order alone says how words are packed",
     "identity": "function 43 is not answered",
     "security": "TLS is not served: let a tunnel end it",
@@ -74,6 +75,8 @@ def _way(slave: Mapping[str, Any], where: str, imported: Imported) -> dict[str, 
     if kind == "serial" and method == "rtu":
         serial = {"device": str(slave.get("port") or ""), "baud": whole(slave, "baudrate", 19200, where)}
         serial |= {"parity": _PARITY.get(str(slave.get("parity", "N")).upper()[:1], "none")}
+        if slave.get("handleLocalEcho") is True:
+            serial["local_echo"] = True
         return {"serial": serial | {"stop_bits": whole(slave, "stopbits", 1, where)}}
     if (kind, method) not in _FRAMINGS:
         imported.lost(where, f"type {kind} with method {method} is not served (docs/modbus-server.md)")

@@ -238,6 +238,7 @@ def test_what_cannot_be_carried_over_is_told_and_its_neighbours_come(tmp_path):
     ("members", "line"),
     [
         ({"type": "udp"}, {"kind": "udp", "host": "127.0.0.1", "port": 502}),
+        ({"type": "serial", "method": "rtu", "port": "/dev/ttyS7", "baudrate": 19200, "handleLocalEcho": True}, {"kind": "rtu", "device": "/dev/ttyS7", "baud": 19200, "parity": "none", "stop_bits": 1, "data_bits": 8, "echo": True}),
         ({"method": "rtu"}, {"kind": "rtu_over_tcp", "host": "127.0.0.1", "port": 502}),
         ({"method": "ascii", "delayBetweenRequestsMs": 20}, {"kind": "ascii_over_tcp", "host": "127.0.0.1", "port": 502, "gap_ms": 20}),
         ({"tls": {"certfile": "c", "keyfile": "k"}}, {"kind": "tls", "host": "127.0.0.1", "port": 502, "cert_file": "c", "key_file": "k"}),
