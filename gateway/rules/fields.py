@@ -209,6 +209,10 @@ class Fields:
 
     # ── what is heard ──
 
+    def concerns(self, entity: EntityId) -> bool:
+        """Is there any field to which this entity matters?"""
+        return self._plan(entity) is not _NOTHING
+
     def hear(self, msg: Message, updates: Sequence[Update], out: Outcome) -> Answer:
         """What a node lets through, of the message's originator, in ascending order of time; `success`, perhaps later:
         when the store has to be read first.

@@ -69,7 +69,7 @@ def save_telemetry(config: SaveTelemetryConfig, env: NodeEnv) -> Run:
                 with_history = keeps_history(msg.originator, at_ms)
                 if keeps_latest(msg.originator, at_ms) or with_history:
                     out.changes.append(SaveTelemetry(msg.originator, at_ms, clean, with_history))
-        if shared.fields is None:
+        if shared.fields is None or not shared.fields.concerns(msg.originator):
             return SUCCESS
         updates = [Update(at_ms, "", storable(values)) for at_ms, values in sets if feeds(msg.originator, at_ms)]
         return shared.fields.hear(msg, sorted(updates, key=lambda update: update.ts_ms), out)
@@ -147,7 +147,9 @@ def save_attributes(config: SaveAttributesConfig, env: NodeEnv) -> Run:
             written_ms = max(written_ms, min(msg.data_ts_ms, LAST_MS))
         if keeps(msg.originator, msg.data_ts_ms):
             save(msg, scope, values, written_ms, out)
-        if shared.fields is None or not feeds(msg.originator, msg.data_ts_ms):
+        if shared.fields is None or not shared.fields.concerns(msg.originator):
+            return SUCCESS
+        if not feeds(msg.originator, msg.data_ts_ms):
             return SUCCESS
         return shared.fields.hear(msg, [Update(written_ms, scope, values)], out)
 
