@@ -6,7 +6,7 @@ from gateway.domain.rpc import RpcResponse
 from gateway.errors import TransientError
 from gateway.ports import Outcome
 from gateway.rules.node import REGISTRY, SUCCESS, Later, NoConfig, NodeKind
-from tests.unit.rules.kit import CHAIN_ID, PASS, PUSH, P, Rules, bodies, js, metadata
+from tests.unit.rules.kit import CHAIN_ID, PASS, PUSH, P, Rules, bodies, js, message, metadata
 
 ASKS = (f"{P}test.Asks", "asks", {})
 DEDUPLICATES = ("deduplication.TbMsgDeduplicationNode", "one", {"interval": 10, "strategy": "ALL", "outMsgType": "X"})
@@ -42,6 +42,12 @@ class _Impatient:
 
     async def sleep(self, delay_s: float) -> None:
         self.slept.append(delay_s)
+
+
+async def test_another_message_may_be_what_a_question_gives(answers):
+    answers.append(message({"humidity": 1}))
+    outcome = await finished(Rules([ASKS, PUSH], (0, 1, "Success")).run({"temperature": 1}))
+    assert [body["data"] for body in bodies(outcome)] == [{"humidity": 1}]
 
 
 async def test_a_question_that_fails_for_a_moment_is_failure_at_once_unless_told(answers):

@@ -71,6 +71,20 @@ def test_one_connection_hands_the_message_on_and_two_make_copies():
         assert (msg.id in ids) == (count == 1)
 
 
+def test_a_message_that_a_node_makes_is_handed_on_as_one_is_that_it_got():
+    end, copies = (
+        (PASS[0], "end", {}),
+        ("transform.TbCopyKeysNode", "copy", {"copyFrom": "DATA", "keys": ["temperature"]}),
+    )
+    for count in (0, 1, 2):
+        rules = Rules([copies, *[end] * count], *[(0, index + 1, "Success") for index in range(count)])
+        ids = seen_ids(rules)
+        msg = message({"temperature": 1})
+        assert rules.engine.process(msg).errors == []
+        assert len(set(ids)) == count
+        assert (msg.id in ids) == (count == 1)
+
+
 def test_two_labels_to_one_node_deliver_twice_and_a_repeated_label_once():
     both = js("both", 'return ["A", "B", "a"];', "filter.TbJsSwitchNode")
     rules = Rules([both, PUSH], (0, 1, "A"), (0, 1, "B"))
