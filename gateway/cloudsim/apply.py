@@ -99,6 +99,7 @@ class Uplink:
             ("ruleChainMetadataRequestMsg", self._metadata_request),
             ("attributesRequestMsg", self._attributes_request),
             ("relationRequestMsg", self._relation_request),
+            ("calculatedFieldRequestMsg", self._calculated_field_request),
             ("userCredentialsRequestMsg", self._user_credentials_request),
             ("deviceCredentialsRequestMsg", self._device_credentials_request),
             ("deviceRpcCallMsg", self._rpc_call),
@@ -307,6 +308,12 @@ class Uplink:
     def _relation_request(self, msg: edge_pb2.RelationRequestMsg) -> None:
         for json in self._world.relations_of(uuid_of(msg.entityIdMSB, msg.entityIdLSB)):
             self._push(EdgeEvent("RELATION", "ADDED", None, json))
+
+    def _calculated_field_request(self, msg: edge_pb2.CalculatedFieldRequestMsg) -> None:
+        owner = str(uuid_of(msg.entityIdMSB, msg.entityIdLSB))
+        for field in list(self._world.of_type("CALCULATED_FIELD")):
+            if field.json["entityId"]["id"] == owner:
+                self._push(EdgeEvent("CALCULATED_FIELD", "ADDED", field.id))
 
     def _metadata_request(self, msg: edge_pb2.RuleChainMetadataRequestMsg) -> None:
         self._push(EdgeEvent("RULE_CHAIN_METADATA", "ADDED", uuid_of(msg.ruleChainIdMSB, msg.ruleChainIdLSB)))

@@ -181,6 +181,7 @@ class Commands:
             changes += [
                 self._event("DEVICE", Action.ATTRIBUTES_REQUEST, device_id),
                 self._event("DEVICE", Action.RELATION_REQUEST, device_id),
+                self._event("DEVICE", Action.CALCULATED_FIELD_REQUEST, device_id),
             ]
         receipt = self._pipeline.commit(changes)
         if known is None or (renamed is not None and other is None):  # until then nobody else takes the name
@@ -208,6 +209,7 @@ class Commands:
             SaveSetting(MOVED_DEVICES, moved),
             self._event("DEVICE", Action.ATTRIBUTES_REQUEST, device.id),
             self._event("DEVICE", Action.RELATION_REQUEST, device.id),
+            self._event("DEVICE", Action.CALCULATED_FIELD_REQUEST, device.id),
         ]
         if is_alias(self._state, rival.id):
             changes += [*call_it(self._state, rival.id, None), SaveSetting(f"{ALIAS}{device.id}", device.name)]
@@ -306,6 +308,8 @@ class Commands:
             changes.append(DeleteProfile(rival.id))
         if not changes and profile == self._state.profile(profile_id):
             return  # its devices have it since they came
+        if self._state.profile(profile_id) is None:
+            changes.append(self._event("DEVICE_PROFILE", Action.CALCULATED_FIELD_REQUEST, profile_id))
         changes.append(SaveProfile(profile))
         changes += [
             SaveDevice(with_profile(device, profile))

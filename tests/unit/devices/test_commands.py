@@ -36,10 +36,26 @@ async def test_new_device_is_kept_whole_and_its_attributes_and_relations_are_ask
             True,
         )
         assert device.json == device_json(unknownKey=1)
-        assert [e.action for e in house.committer.events()] == ["ATTRIBUTES_REQUEST", "RELATION_REQUEST"]
+        asked = ["ATTRIBUTES_REQUEST", "RELATION_REQUEST", "CALCULATED_FIELD_REQUEST"]
+        assert [e.action for e in house.committer.events()] == asked
         await house.commands.put_device(DEVICE_ID, device_json(label="Attic"))
-        assert len(house.committer.events()) == 2
+        assert len(house.committer.events()) == 3
         assert house.state.device(DEVICE_ID).label == "Attic"
+
+
+async def test_calculated_fields_go_with_their_device_and_their_profile():
+    def field(number, kind, owner):
+        entity = {"entityType": kind, "id": str(owner)}
+        return SaveEntity("CALCULATED_FIELD", str(UUID(int=number)), {"name": "F", "entityId": entity})
+
+    async with House() as house:
+        await house.commands.put_profile(PROFILE_ID, {"name": "boiler"})
+        await house.commands.put_device(DEVICE_ID, device_json())
+        await house.pipeline.commit([field(1, "DEVICE", DEVICE_ID), field(2, "DEVICE_PROFILE", PROFILE_ID)])
+        await house.commands.delete_device(DEVICE_ID)
+        assert list(house.state.entities("CALCULATED_FIELD")) == [str(UUID(int=2))]
+        await house.commands.delete_profile(PROFILE_ID)
+        assert not house.state.entities("CALCULATED_FIELD")
 
 
 async def test_the_clouds_name_wins_and_the_local_one_still_finds_the_device():
