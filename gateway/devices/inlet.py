@@ -158,6 +158,10 @@ class Session:
             # Behind everything that is on its way to the disk: only then are the newest values known.
             self._inlet.pipeline.commit(()).add_done_callback(lambda _: self._inlet.deliver_owed(self))
 
+    def owe_attributes(self, keys: Sequence[str]) -> None:
+        """What could not be handed on counts as unheard."""
+        self._inlet.owe_again(self._entity, keys)
+
     def subscribe_rpc(self, is_on: bool, again_s: float = 0.0, *, confirms: bool = False) -> None:
         """Pending calls are handed over at once; with `again_s` they wait for it so long."""
         self.hears_rpc = is_on
@@ -384,6 +388,12 @@ class Inlet:
             return []
         owed = self._owed[entity.id] = owed.union(keys)
         return [SaveSetting(f"{OWED}{entity.id}", sorted(owed))]
+
+    def owe_again(self, entity: EntityId, keys: Sequence[str]) -> None:
+        """The channel could not hand these on after all."""
+        if self.state.device(entity.id) is not None:
+            owed = self._owed[entity.id] = self._owed_to(entity.id).union(keys)
+            self.pipeline.commit([SaveSetting(f"{OWED}{entity.id}", sorted(owed))])
 
     def owes(self, device_id: UUID) -> bool:
         """Has something changed that the device was not told?"""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any, Final, Protocol, overload
@@ -15,9 +16,14 @@ from gateway.domain.rpc import RpcError, RpcRequest, RpcResponse
 from gateway.domain.telemetry import TsKv, Value
 from gateway.errors import GatewayError, RejectedError, TransientError
 from gateway.ports import Clock, DeviceInlet, DeviceSession, Query, Receipt, WriteTogether, Wrote
-from gateway.supervise import Counters
+from gateway.supervise import Backoff, Counters
 
 log = logging.getLogger(__name__)
+
+AGAIN_S: Final = 10.0
+AGAIN_MAX_S: Final = 600.0
+"""A shared attribute that did not get through is written again at the device's first answer after a silence; when it
+answers all the while but not this, after a pause that grows."""
 
 TAKEN_OVER_S: Final = 60.0
 """Pause before a session is opened again that somebody else has taken over: two owners must not fight each second."""
@@ -62,6 +68,8 @@ class BusChannel:
         self._session: DeviceSession | None = None
         self._open_after_s = 0.0
         self._receipts: set[Receipt] = set()
+        self._again_s = math.inf  # when shared attributes that did not get through are tried again
+        self._again = Backoff(AGAIN_S, AGAIN_MAX_S)
 
     # ── up ──
 
@@ -89,6 +97,8 @@ class BusChannel:
         if not self.open() or self._session is None:
             self._counters.add("fieldbus.readings_without_device", len(telemetry) + len(attributes))
             return []
+        if self._again_s != math.inf:
+            self._tell_again()
         receipts: list[Receipt] = []
         if telemetry:
             receipts.append(self._session.post_telemetry(telemetry))
@@ -99,12 +109,27 @@ class BusChannel:
     def touch(self) -> None:
         """It answered, and nothing of it was worth a message."""
         if self._session is not None:
+            if self._again_s != math.inf:
+                self._tell_again()
             self._session.touch()
 
     def fall_silent(self) -> None:
         """Its unit, or the whole bus, does not answer."""
+        if self._again_s != math.inf:
+            self._again_s = 0.0  # at its next answer
         if self._session is not None:
             self._session.fall_silent()
+
+    def _tell_again(self) -> None:
+        """It answers: what did not get through is due again, its newest values."""
+        if self._session is not None and self._clock.monotonic_s() >= self._again_s:
+            self._again_s = math.inf
+            self._session.subscribe_attributes(True)
+
+    def _not_told(self, keys: Sequence[str]) -> None:
+        if self._session is not None:
+            self._session.owe_attributes(keys)
+            self._again_s = self._clock.monotonic_s() + self._again.next_s()
 
     def end(self) -> None:
         """The bus stops."""
@@ -239,13 +264,18 @@ class BusChannel:
                 self._receipts.add(receipt)
                 receipt.add_done_callback(self._posted)
         if error is None:
+            self._again.reset()
             return
         if not isinstance(error, GatewayError):
             raise error
-        for key in keys:
-            if key not in wrote.values:
-                self._counters.add("fieldbus.attributes_not_written")
-                log.warning("%s: shared attribute %r is not written: %s", self._name, key, error)
+        missing = [key for key in keys if key not in wrote.values]
+        is_away = isinstance(error, TransientError | CallExpired)
+        for key in missing:
+            self._counters.add("fieldbus.attributes_not_written")
+            end = "; it is written when the device answers again" if is_away else ""
+            log.warning("%s: shared attribute %r is not written: %s%s", self._name, key, error, end)
+        if is_away and missing:
+            self._not_told(missing)
 
     def _posted(self, receipt: Receipt) -> None:
         self._receipts.discard(receipt)

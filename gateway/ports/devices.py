@@ -82,6 +82,12 @@ class DeviceSession(Protocol):
         """Pushes wait for the subscription; then the device is told the newest value of what changed meanwhile."""
         ...
 
+    def owe_attributes(self, keys: Sequence[str]) -> None:
+        """These did not reach the device: their newest values are told again at the next `subscribe_attributes`, also
+        after a restart.
+        """
+        ...
+
     def subscribe_rpc(self, is_on: bool, again_s: float = 0.0, *, confirms: bool = False) -> None:
         """Pending calls are handed over at once. Off with `again_s`: it will ask again within so many seconds, and
         counts as connected until then: a call waits for it.

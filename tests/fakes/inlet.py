@@ -63,6 +63,9 @@ class FakeSession:
     def subscribe_attributes(self, is_on: bool) -> None:
         self.has_attributes = is_on
 
+    def owe_attributes(self, keys) -> None:
+        self.owed = [*getattr(self, "owed", ()), *keys]
+
     def subscribe_rpc(self, is_on: bool, again_s: float = 0.0, *, confirms: bool = False) -> None:
         self.has_rpc, self.confirms_rpc = is_on, confirms
 

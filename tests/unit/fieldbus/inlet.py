@@ -31,6 +31,9 @@ class FakeSession:
     def subscribe_attributes(self, is_on: bool) -> None:
         self.hears.add("attributes")
 
+    def owe_attributes(self, keys) -> None:
+        self.owed = [*getattr(self, "owed", ()), *keys]
+
     def subscribe_rpc(self, is_on: bool, again_s: float = 0.0, *, confirms: bool = False) -> None:
         self.hears.add("rpc")
 
