@@ -2,6 +2,10 @@
 
 While one group is on its way to the disk, the next one collects. No timers: an idle gateway commits at once,
 a busy one in groups of hundreds, and the price of an fsync is shared.
+
+Calls have a lane of their own: what belongs to nothing but a call is written before the data of devices that wait,
+in a group that is small and soon on the disk. A call on its way from the cloud to a machine needs two commits.
+While calls come, groups of other data are short (`spell`).
 """
 
 from __future__ import annotations
@@ -18,19 +22,24 @@ from gateway.domain.changes import (
     MoveCursor,
     SaveAttributes,
     SaveLocal,
+    SaveRpc,
     SaveTelemetry,
     UnitOfWork,
 )
 from gateway.errors import RejectedError, TransientError
 from gateway.ports import Clock, Receipt, Store
 from gateway.store.full import BULK_ACTIONS, StoreFullError, must_wait
+from gateway.store.spell import Spell
 from gateway.supervise import STEADY_S, Backoff, Counters
 
 log = logging.getLogger(__name__)
 
 GROUP_UNITS: Final = 2_000
 GROUP_BYTES: Final = 8 << 20
+UNIT_BYTES: Final = 200  # what a unit weighs beside the bodies in it
 _PATIENT: Final = (SaveTelemetry, SaveAttributes, MoveCursor)
+CALL_GROUPS_IN_A_ROW: Final = 4  # then the data of devices have their turn, and what waits of calls goes along
+_CALL_TURNS: Final = 6  # of the loop, from the receipt of a call to its next commit
 _REASONS: Final = 20  # remembered in one outage
 FIRST_RETRY_S, LONGEST_RETRY_S, LONGEST_FULL_RETRY_S = 0.1, 5.0, 1.0
 
@@ -39,14 +48,16 @@ _Item = tuple[UnitOfWork, Receipt, int]
 
 
 class GroupCommitter:
-    """Port `Committer`. Receipts are done in the order of `submit`, except while the store is full: then
-    device data waits and what is not device data (cursor moves, state, RPC) passes it.
+    """Port `Committer`. Receipts are done in the order of `submit`, with two exceptions. Units of calls alone (states
+    of calls, events of the express lane) pass all others, and keep their order among themselves. While the store is
+    full device data waits, and what is not device data (cursor moves, state, RPC) passes it. An empty unit is never
+    done before what was submitted before it.
     """
 
     name = "committer"
 
     # With `gather_s` (for storage that wears out) data of devices waits that long for its group; whatever
-    # somebody waits for ends the waiting, and takes everything along.
+    # somebody waits for ends the waiting, and takes everything along: calls have no lane of their own then.
 
     def __init__(
         self,
@@ -63,6 +74,11 @@ class GroupCommitter:
         self._max_waiting, self._max_bytes = max_waiting, max_waiting_bytes
         self._bytes = 0  # of the bodies of events that have no receipt yet
         self._waiting: deque[_Item] = deque()
+        self._calls: deque[_Item] = deque()
+        self._call_groups = 0  # in a row
+        self._spell = Spell()
+        self._weight_bytes = 0  # of the group
+        self._spent_s = 0.0  # in its commits
         self._held: deque[_Item] = deque()  # device data that a full store does not take, older than _waiting
         self._group: list[_Item] = []
         self._sleeper: asyncio.Future[None] | None = None
@@ -86,8 +102,12 @@ class GroupCommitter:
         receipt: Receipt = loop.create_future()
         waiting = self._waiting
         if not waiting:
-            if not self._held and not self._group:
+            if not self._held and not self._group and not self._calls:
                 self._since_s = self._clock.monotonic_s()
+            if self._sleeper is not None:
+                self._wake()
+        if self._is_call(unit):
+            waiting = self._calls
             if self._sleeper is not None:
                 self._wake()
         size_bytes = _size(unit)
@@ -122,7 +142,7 @@ class GroupCommitter:
 
     def oldest_waiting_s(self) -> float:
         """How long the oldest unit that has no receipt yet has waited, at most; 0 when there is none."""
-        if self._waiting or self._held or self._group:
+        if self._waiting or self._held or self._group or self._calls:
             return self._clock.monotonic_s() - self._since_s
         return 0.0
 
@@ -135,16 +155,17 @@ class GroupCommitter:
             async with asyncio.timeout(timeout_s):
                 await self.submit(())
         except TimeoutError:
-            count = len(self._waiting) + len(self._held) + len(self._group)
+            count = len(self._waiting) + len(self._held) + len(self._group) + len(self._calls)
             log.warning("committer: %d units not written at shutdown; none of them was acknowledged", count)
 
     def close(self) -> None:
         """Cancel every receipt that is still open; whoever awaits it goes on."""
-        for _, receipt, _ in (*self._group, *self._held, *self._waiting):
+        for _, receipt, _ in (*self._group, *self._calls, *self._held, *self._waiting):
             receipt.cancel()
         self._group.clear()
         self._held.clear()
         self._waiting.clear()
+        self._calls.clear()
         self._bytes = 0
         self._relieve()
 
@@ -164,7 +185,7 @@ class GroupCommitter:
     async def _serve(self) -> None:
         backoff = Backoff(FIRST_RETRY_S, LONGEST_RETRY_S)
         while True:
-            if not self._waiting and not self._held:
+            if not self._waiting and not self._held and not self._calls:
                 self._sleeper = asyncio.get_running_loop().create_future()
                 try:
                     await self._sleeper
@@ -186,26 +207,42 @@ class GroupCommitter:
         if self._held:
             await self._turn_while_full()
             return
-        self._take(self._waiting)
+        is_of_calls = bool(self._calls) and self._call_groups < CALL_GROUPS_IN_A_ROW
+        self._call_groups = self._call_groups + 1 if is_of_calls else 0
+        self._take(*([self._calls] if is_of_calls else [self._calls, self._waiting]))
+        weight_bytes, self._spent_s = self._weight_bytes, 0.0
         try:
             await self._write()
+            if is_of_calls:
+                self._spell.calls(self._clock.monotonic_s(), self._spent_s)
+                await self._next_of_calls()
+            else:
+                self._spell.others(weight_bytes, self._spent_s)
         except StoreFullError as error:
             self._begin(error)
             self._full_backoff.reset()
             self._retry_s = self._clock.monotonic_s() + self._full_backoff.next_s()
             self._hold(error.is_hard)
 
+    async def _next_of_calls(self) -> None:
+        """A call that was QUEUED is SENT a few turns of the loop later: a large group must not come between."""
+        for _ in range(_CALL_TURNS):
+            if self._calls or not self._waiting:
+                return
+            await asyncio.sleep(0)
+
     async def _turn_while_full(self) -> None:
+        self._call_groups = 0
         self._hold(is_hard=False)
-        if self._waiting:
-            self._take(self._waiting)
+        if self._waiting or self._calls:
+            self._take(self._calls, self._waiting)
             try:
                 await self._write()
             except StoreFullError as error:
                 self._hold(error.is_hard)
         early_s = self._retry_s - self._clock.monotonic_s()
         if early_s > 0:
-            if not self._waiting:
+            if not self._waiting and not self._calls:
                 await self._pause(early_s)
             return
         self._take(self._held)
@@ -216,10 +253,12 @@ class GroupCommitter:
 
     def _hold(self, is_hard: bool) -> None:
         """Put aside what a full store does not take, and barriers, which wait for everything before them."""
+        calls, self._calls = self._calls, deque()
         waiting, self._waiting = self._waiting, deque()
-        for item in waiting:
-            unit = item[0]
-            (self._held if not unit or must_wait(unit, is_hard) else self._waiting).append(item)
+        for items, home in ((calls, self._calls), (waiting, self._waiting)):
+            for item in items:
+                unit = item[0]
+                (self._held if not unit or must_wait(unit, is_hard) else home).append(item)
 
     async def _write(self, home: deque[_Item] | None = None) -> None:
         """Commit the group; halves it until a bad unit is alone. What is not written goes back `home`."""
@@ -252,7 +291,7 @@ class GroupCommitter:
             self._group = [item for part in parts for item in part]
             raise
         self._group = []
-        if not self._held:
+        if not self._held and not self._call_groups:
             self._since_s = self._taken_s  # what waits now came after this group was taken
         self._relieve()
 
@@ -263,23 +302,40 @@ class GroupCommitter:
         started_s = self._clock.monotonic_s()
         await self._store.commit(units)
         self.last_commit_s = self._clock.monotonic_s() - started_s
+        self._spent_s += self.last_commit_s
         self._counters.add("committer.units", len(units))
         self._counters.add("committer.groups")
 
-    def _take(self, source: deque[_Item]) -> None:
-        """Move a bounded group out of `source`."""
+    def _take(self, *sources: deque[_Item]) -> None:
+        """Move a bounded group out of the sources; nothing out of one while there is something in those before it."""
         group: list[_Item] = []
         self._group = group
         self._taken_s = self._clock.monotonic_s()
-        size_bytes = 0
-        while source and len(group) < GROUP_UNITS and size_bytes < GROUP_BYTES:
-            item = source.popleft()
-            group.append(item)
-            size_bytes += item[2]
+        size_bytes, most_bytes = 0, self._spell.most_bytes(self._taken_s, GROUP_BYTES)
+        for source in sources:
+            while source and len(group) < GROUP_UNITS and (size_bytes < most_bytes or not group):
+                item = source.popleft()
+                group.append(item)
+                size_bytes += item[2] + UNIT_BYTES
+        self._weight_bytes = size_bytes
 
     def _back(self, items: list[_Item], home: deque[_Item] | None = None) -> None:
-        (self._waiting if home is None else home).extendleft(reversed(items))
+        for item in reversed(items):
+            (home if home is not None else self._calls if self._is_call(item[0]) else self._waiting).appendleft(item)
         self._group = []
+
+    def _is_call(self, unit: UnitOfWork) -> bool:
+        """States of calls and events of the express lane alone: they belong to no order but their own."""
+        if not unit or self._gather_s:
+            return False
+        for change in unit:
+            kind = type(change)
+            if kind is AppendEvent:
+                if not change.event.lane:  # type: ignore[union-attr]
+                    return False
+            elif kind is not SaveRpc:
+                return False
+        return True
 
     async def _pause(self, delay_s: float) -> None:
         """Wait until the delay is over, or something was submitted."""

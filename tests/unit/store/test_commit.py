@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 
 import pytest
 
@@ -13,13 +13,17 @@ from gateway.domain.changes import (
     DropLocal,
     MoveCursor,
     SaveLocal,
+    SaveRpc,
     SaveSetting,
     SaveTelemetry,
+    UnitOfWork,
 )
 from gateway.domain.cloud_event import CloudEvent, Lane
 from gateway.domain.entity import EntityId, time_uuid
 from gateway.errors import RejectedError
 from gateway.store import GroupCommitter
+from gateway.store.commit import CALL_GROUPS_IN_A_ROW
+from gateway.store.spell import SPELL_S
 from gateway.supervise import STEADY_S, Counters
 from tests.fakes.clock import FakeClock
 from tests.fakes.store import FaultyStore
@@ -336,3 +340,111 @@ async def test_with_economy_what_somebody_waits_for_takes_everything_along_at_on
             await desk.clock.advance(0)
             before = len(desk.done)
             assert before == (round_ + 1) * (51 if what == "congestion" else 2)
+
+
+# ── calls ──
+
+
+def state_of_a_call(state: str = "QUEUED") -> SaveRpc:
+    return SaveRpc(BOILER.id, BOILER.id, state, 1, {})
+
+
+def answer_to_a_call() -> AppendEvent:
+    return AppendEvent(
+        CloudEvent(type="DEVICE", action="RPC_CALL", entity_id=BOILER.id, created_ms=1, lane=Lane.EXPRESS)
+    )
+
+
+async def test_calls_pass_what_waits_and_keep_their_order():
+    async with serving(Desk()) as desk:
+        desk.store.gate = asyncio.Event()
+        desk.submit("first", *telemetry())
+        await until(lambda: desk.store.tries == 1)
+        rest = [desk.submit("t", *telemetry(n)) for n in range(3)]
+        mixed = desk.submit("with data", state_of_a_call(), *telemetry(4))
+        desk.submit("queued", state_of_a_call())
+        desk.submit("done", state_of_a_call("DONE"), answer_to_a_call())
+        desk.store.gate.set()
+        await asyncio.gather(*rest, mixed)
+        assert desk.done == ["first", "queued", "done", "t", "t", "t", "with data"]
+        assert [len(group) for group in desk.store.groups] == [1, 2, 4]
+
+
+async def test_a_group_does_not_come_between_two_commits_of_a_call():
+    async with serving(Desk()) as desk:
+        desk.store.gate = asyncio.Event()
+        desk.submit("first")
+        await until(lambda: desk.store.tries == 1)
+        queued = desk.submit("queued", state_of_a_call())
+        data = desk.submit("data")
+        desk.store.gate.set()
+        await queued
+        await asyncio.sleep(0)  # on its way through the house
+        await desk.submit("sent", state_of_a_call("SENT"))
+        assert not data.done()
+        await data
+        assert desk.done == ["first", "queued", "sent", "data"]
+
+
+async def test_calls_without_end_leave_the_others_their_turn():
+    async with serving(Desk()) as desk:
+        call, data = desk.submit("call", state_of_a_call()), desk.submit("data")
+        for _ in range(10):
+            await call
+            call = desk.submit("call", state_of_a_call())
+        await asyncio.gather(call, data)
+        assert desk.done.index("data") == CALL_GROUPS_IN_A_ROW + 1
+
+
+async def test_an_empty_unit_waits_for_the_calls_before_it():
+    async with serving(Desk()) as desk:
+        desk.store.gate = asyncio.Event()
+        desk.submit("first")
+        await until(lambda: desk.store.tries == 1)
+        call = desk.submit("call", state_of_a_call())
+        barrier = desk.committer.submit(())
+        desk.store.is_away = True
+        desk.store.gate.set()
+        await desk.clock.advance(1)
+        assert not barrier.done()
+        desk.store.is_away = False
+        await desk.clock.advance(5)
+        assert call.done()
+        assert barrier.done()
+
+
+async def test_a_call_under_way_at_the_end_of_the_committer_keeps_its_place():
+    desk = Desk()
+    desk.store.gate = asyncio.Event()
+    async with serving(desk):
+        desk.submit("queued", state_of_a_call())
+        await until(lambda: desk.store.tries == 1)
+        desk.submit("sent", state_of_a_call("SENT"))
+    desk.store.gate.set()
+    async with serving(desk):
+        await desk.submit("data")
+        assert desk.done == ["queued", "sent", "data"]
+
+
+async def test_while_calls_come_groups_are_short_and_afterwards_whole_again():
+    async with serving(Desk()) as desk:
+
+        async def groups_of(count: int) -> list[int]:
+            known = len(desk.store.groups)
+            await asyncio.gather(*[desk.submit("data") for _ in range(count)])
+            return [len(group) for group in desk.store.groups[known:]]
+
+        commit, clock = desk.store.commit, desk.clock
+
+        async def slow_commit(units: Sequence[UnitOfWork]) -> None:
+            await commit(units)
+            await clock.advance(0.001 + 0.001 * len(units))  # 1 ms each, and 1 ms of its own
+
+        desk.store.commit = slow_commit  # type: ignore[method-assign]
+        assert await groups_of(100) == [100]
+        await desk.submit("call", state_of_a_call())
+        short = await groups_of(100)
+        assert max(short) <= 10
+        assert len(short) < 30  # and not one by one
+        await clock.advance(SPELL_S)
+        assert await groups_of(100) == [100]
