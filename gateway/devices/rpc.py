@@ -43,7 +43,7 @@ from gateway.domain.message import Message, MessageType
 from gateway.domain.rpc import RpcError, RpcRequest, RpcResponse, RpcState, RpcStrategy
 from gateway.errors import TransientError
 from gateway.ports import FINISHED_RPCS, Clock, Outcome, Receipt, RuleCall, RuleReply, Snapshot
-from gateway.supervise import Counters
+from gateway.supervise import Counters, follow
 
 if TYPE_CHECKING:
     from gateway.devices.inlet import Session
@@ -72,6 +72,7 @@ class _Open:
     progress: Progress
     listening: asyncio.Event = field(default_factory=asyncio.Event)
     answer: asyncio.Future[RpcResponse] | None = None
+    receipt: Receipt | None = None  # of the device's answer: done when what it caused is durable
     was_sent: bool = False
 
 
@@ -256,8 +257,13 @@ class RpcDesk:
             self._counters.add("rpc.failed" if response.error else "rpc.answered")
             outcome = entry.resume(response)
             first = [] if not request.is_from_cloud else self._answer_changes(request, response)
-            self._pipeline.resume(outcome, first)
+            done = self._pipeline.resume(outcome, first)
+            if entry.receipt is not None:
+                follow(done, entry.receipt)
+                entry.receipt = None
         finally:
+            if entry.receipt is not None:
+                entry.receipt.cancel()
             self._open.pop((device_id, rpc_id), None)
             self._load.leave(device_id)
             entry.turn.pass_on()
@@ -366,11 +372,12 @@ class RpcDesk:
         """The device's answer; the receipt is done when the answer's event is durable."""
         entry = self._open.get((device_id, rpc_id))
         answer = None if entry is None or entry.request.is_oneway else entry.answer
-        if answer is not None and not answer.done():
-            answer.set_result(RpcResponse(response=response))
-        else:
+        if entry is None or answer is None or answer.done():
             self._counters.add("rpc.stale_answers")
-        return self._pipeline.commit(())
+            return self._pipeline.commit(())
+        answer.set_result(RpcResponse(response=response))
+        entry.receipt = asyncio.get_running_loop().create_future()
+        return entry.receipt
 
     def device_listens(self, device_id: UUID) -> None:
         """The device subscribed to RPC: pending calls go out."""

@@ -6,7 +6,7 @@ import pytest
 
 from gateway.devices.load import Load
 from gateway.devices.rpc import MAX_OPEN_OF_DEVICE
-from gateway.domain.changes import SaveRpc
+from gateway.domain.changes import AppendEvent, SaveRpc
 from gateway.domain.cloud_event import Lane
 from gateway.domain.rpc import RpcError, RpcRequest, RpcResponse, RpcState
 from gateway.errors import RejectedError, TransientError
@@ -59,6 +59,26 @@ async def test_call_is_durable_before_it_is_sent():
         house.committer.release()
         await settle()
         assert len(channel.calls) == 1
+
+
+async def test_the_devices_receipt_waits_for_its_answers_event():
+    async with House() as house:
+        device = house.add_device()
+        channel = FakeChannel()
+        session = house.inlet.open_session(device, channel)
+        session.subscribe_rpc(True)
+        await house.commands.call_device(house.call(device))
+        await settle()
+        rpc_id, _ = channel.calls[0]
+        house.committer.hold()
+        receipt = session.answer_rpc(rpc_id, '{"ok":true}')
+        await settle()
+        assert not receipt.done()
+        held = [change for _, unit in house.committer._held for change in unit]
+        assert any(isinstance(change, AppendEvent) for change in held)
+        house.committer.release()
+        await settle()
+        assert receipt.done()
 
 
 async def test_one_way_call_is_answered_with_an_empty_object_when_handed_over():
