@@ -67,12 +67,13 @@ class House:
 
     async def go_away(self):
         """Returns when the cloud knows that we are away: from then on it keeps hardly anything for us."""
+        before = self.sim.session
         await self.sim.offline(0.4)
 
         async def is_away():
-            return not self.sim.is_edge_active
+            return self.sim.session is not before  # gone, or already there again
 
-        await until(is_away, 5, "the cloud has not noticed")
+        await until(is_away, 20, "the cloud has not noticed")
 
     async def is_ready(self):
         return (await self.ask("/status"))["cloud"]["state"] == "ready"

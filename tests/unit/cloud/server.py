@@ -85,7 +85,7 @@ async def serving(conduct, credentials=None):
         await grpc_server.stop(None)
 
 
-async def until(condition, timeout_s: float = 5.0) -> None:
+async def until(condition, timeout_s: float = 20.0) -> None:
     """Poll a condition."""
     async with asyncio.timeout(timeout_s):
         while not condition():
