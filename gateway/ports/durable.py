@@ -19,7 +19,10 @@ class Committer(Protocol):
     """Units of work in, receipts out; many units share one transaction and one fsync."""
 
     def submit(self, unit: UnitOfWork) -> Receipt:
-        """An empty unit is done when everything submitted before it is. The receipt is never done yet when it
+        """Durable in the order of `submit`; only units of calls alone (`SaveRpc`, events of the express lane) may pass
+        others, in their own order, and while the store is full what is not device data passes device data.
+
+        An empty unit is done when everything submitted before it is. The receipt is never done yet when it
         is returned: callbacks added at once run before whoever awaits it goes on.
         """
         ...
